@@ -1,0 +1,1 @@
+"""Model, training, evaluation and export: histories in, a bundle out."""

@@ -1,0 +1,1 @@
+"""Feast side: events in, segment rows through Feast, packs out."""

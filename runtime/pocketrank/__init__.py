@@ -1,0 +1,1 @@
+"""pocketrank on the device: rank with the user's whole history, offline."""

