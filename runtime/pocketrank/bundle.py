@@ -1,0 +1,199 @@
+"""What the app ships: graphs, item table, vocabulary, golden cases, manifest. No user data. `pocketrank.bundle/1`.
+
+Opening a bundle checks every file it names against its hash; nothing in a bundle is trusted before that.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketrank import tensors
+from pocketrank.config import parse
+from pocketrank.errors import BadBundle, BadConfig, BadTensors
+from pocketrank.quantise import dequantise
+from pocketrank.segments import Policy, policy_from
+
+FORMAT = "pocketrank.bundle/1"
+ItemId = str | int
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Axis lengths a bundle's graphs were made for.
+
+    Attributes:
+        S: segments. K: vectors a segment. L: events of a segment. D: width. H: state vectors. I: items.
+        F: remembered items. T: top items a segment. encoder_batch: segments the encoder takes at once offline.
+        score_chunk: candidates the TFLite score graph takes at once.
+    """
+
+    S: int
+    K: int
+    L: int
+    D: int
+    H: int
+    I: int  # noqa: E741
+    F: int
+    T: int
+    encoder_batch: int
+    score_chunk: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`: what is in the bundle and how it was measured; see docs/formats.md."""
+
+    format: str
+    model_id: str
+    encoder_id: str
+    least_runtime: str
+    sizes: Mapping[str, int]
+    behaviors: list  # type: ignore[type-arg]
+    weights: Mapping[str, float]
+    policy: Mapping[str, Any]
+    compaction: Mapping[str, Any]
+    lateness_s: int
+    fusion: str
+    memory_half_life_s: float
+    files: Mapping[str, Mapping[str, Any]]
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """The manifest as the file's content; equal manifests give equal bytes."""
+        return (json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The item table; row = place in the vocabulary.
+
+    Attributes:
+        ids: I item ids, as the log had them.
+        vectors: (I, D) int8.
+        scales: (I,) float32.
+        bias: (I,) float32.
+        popularity: (I,) float32, share of events.
+        unknown: (D,) float32, stands for an item that the vocabulary lacks.
+    """
+
+    ids: list[ItemId]
+    vectors: npt.NDArray[np.int8]
+    scales: FloatArray
+    bias: FloatArray
+    popularity: FloatArray
+    unknown: FloatArray
+
+    @cached_property
+    def row(self) -> dict[ItemId, int]:
+        """Item id -> vocabulary row."""
+        return {item: row for row, item in enumerate(self.ids)}
+
+    def embed(self, rows: npt.NDArray[Any]) -> FloatArray:
+        """Vectors of items as the graphs read them.
+
+        Args:
+            rows: (...) vocabulary rows; -1 for an unknown item.
+
+        Returns:
+            (..., D) float32.
+        """
+        known = np.maximum(rows, 0)
+        found = dequantise(self.vectors[known], self.scales[known])
+        return np.where((rows >= 0)[..., None], found, self.unknown).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """An opened bundle: its manifest and item table; the graphs are files for `engines` to load."""
+
+    folder: Path
+    manifest: Manifest
+    items: Items
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Bundle":
+        """Open a bundle and check every file against the manifest.
+
+        Raises:
+            BadBundle: no bundle there, a newer format, a file missing or altered.
+        """
+        folder = Path(folder)
+        manifest = _manifest(folder)
+        for name, facts in manifest.files.items():
+            _check_file(folder / name, facts)
+        try:
+            table, _ = tensors.read(folder / "items.safetensors")
+            tensors.checked(table, ITEM_TENSORS, str(folder / "items.safetensors"))
+            ids = json.loads((folder / "item_ids.json").read_text(encoding="utf-8"))
+        except (BadTensors, OSError, ValueError) as error:
+            raise BadBundle(f"{folder}: {error}") from None
+        if len(ids) != len(table["bias"]):
+            raise BadBundle(f"{folder}: {len(ids)} ids for {len(table['bias'])} item vectors; export it again")
+        unknown = dequantise(table["unknown_vector"], table["unknown_scale"][0])
+        items = Items(ids, table["vectors"], table["scales"], table["bias"], table["popularity"], unknown)
+        return cls(folder, manifest, items)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Axis lengths of the graphs."""
+        return parse(Sizes, self.manifest.sizes, f"{self.folder / 'manifest.json'} sizes")
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The rule that closes segments."""
+        return policy_from(self.manifest.policy)
+
+    def behavior_ids(self, names: list[str]) -> npt.NDArray[np.int32]:
+        """(E,) places of behaviours in the manifest's list; 0 stands for one that training never saw."""
+        place = {name: number for number, name in enumerate(self.manifest.behaviors)}
+        return np.array([place.get(name, 0) for name in names], np.int32)
+
+
+ITEM_TENSORS: dict[str, tuple[type, str]] = {
+    "vectors": (np.int8, "ID"),
+    "scales": (np.float32, "I"),
+    "bias": (np.float32, "I"),
+    "popularity": (np.float32, "I"),
+    "unknown_vector": (np.int8, "D"),
+    "unknown_scale": (np.float32, "1"),
+}
+
+
+def _manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise BadBundle(f"{folder}: no manifest.json in it, so not a bundle; make one with: pocketrank export")
+    try:
+        found = json.loads(path.read_bytes())
+        form = found.get("format")
+    except (ValueError, AttributeError) as error:
+        raise BadBundle(f"{path}: not JSON ({error}); fetch or export the bundle again") from None
+    if form != FORMAT:
+        raise BadBundle(f"{path}: format is {form!r}, this version reads {FORMAT!r}; update pocketrank or export again")
+    try:
+        return parse(Manifest, found, str(path))
+    except (BadConfig, TypeError) as error:
+        raise BadBundle(f"{error}; export the bundle again") from None
+
+
+def _check_file(path: Path, facts: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        raise BadBundle(f"{path}: missing, the manifest names it; fetch or export the bundle again")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != facts.get("sha256"):
+        wanted = str(facts.get("sha256"))
+        raise BadBundle(
+            f"{path}: altered: sha256 {found[:12]} ({len(content)} bytes), wanted {wanted[:12]} "
+            f"({facts.get('size')} bytes); fetch or export the bundle again"
+        )

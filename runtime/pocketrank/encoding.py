@@ -1,0 +1,111 @@
+"""Segments into vectors, by the bundle's encoder graph: the same code in the batch job and on the phone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketrank.bundle import Bundle, Int64Array
+from pocketrank.engines import Graph
+from pocketrank.quantise import FloatArray, Int8Array, quantise
+from pocketrank.segments import MICROSECONDS, Segments
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Events in columns, sorted by (user, time, arrival).
+
+    Attributes:
+        rows: (E,) int64 vocabulary rows, -1 for an unknown item.
+        behavior: (E,) int32 places in the manifest's list of behaviours.
+        time_us: (E,) int64 microseconds since 1970.
+        score: (E,) float32.
+    """
+
+    rows: Int64Array
+    behavior: npt.NDArray[np.int32]
+    time_us: Int64Array
+    score: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, first: int, end: int) -> "Events":
+        """Events `first` to `end` (exclusive)."""
+        cut = slice(first, end)
+        return Events(self.rows[cut], self.behavior[cut], self.time_us[cut], self.score[cut])
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A bundle's encoder graph, fed at one batch shape so that no row depends on its neighbours.
+
+    Attributes:
+        bundle: whose item vectors and sizes to use.
+        graph: its encoder.
+        batch: segments a run; the bundle's `encoder_batch` offline, 1 on a phone.
+    """
+
+    bundle: Bundle
+    graph: Graph
+    batch: int
+
+    def encode(self, events: Events, first: Int64Array, end: Int64Array) -> tuple[Int8Array, FloatArray]:
+        """Encode segments.
+
+        Args:
+            events: E events.
+            first: (N,) index of each segment's first event.
+            end: (N,) index after its last; at most L events each.
+
+        Returns:
+            (N, K, D) int8 and (N, K) float32 scales.
+        """
+        sizes = self.bundle.sizes
+        batch = self.graph.batch or self.batch
+        vectors = np.zeros((len(first), sizes.K, sizes.D), np.float32)
+        for start in range(0, len(first), batch):
+            part = slice(start, start + batch)
+            inputs = padded(self.bundle, events, first[part], end[part], batch)
+            vectors[part] = self.graph.run(inputs)["vectors"][: len(first[part])]
+        return quantise(vectors)
+
+
+def padded(
+    bundle: Bundle, events: Events, first: Int64Array, end: Int64Array, batch: int
+) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int32]]:
+    """The encoder's inputs for up to `batch` segments, filled up with masked ones.
+
+    Returns:
+        items (B, L, D), behavior (B, L) int32, gap_s, score, mask (B, L) float32.
+    """
+    length = bundle.sizes.L
+    place = first[:, None] + np.arange(length)
+    inside = place < end[:, None]
+    at = np.minimum(place, max(len(events) - 1, 0))
+    mask = np.zeros((batch, length), np.float32)
+    mask[: len(first)] = inside
+    items = np.zeros((batch, length, bundle.sizes.D), np.float32)
+    items[: len(first)] = bundle.items.embed(events.rows[at]) * inside[..., None]
+    behavior = np.zeros((batch, length), np.int32)
+    behavior[: len(first)] = events.behavior[at] * inside
+    score = np.zeros((batch, length), np.float32)
+    score[: len(first)] = events.score[at] * inside
+    gap = np.zeros((batch, length), np.float32)
+    gap[: len(first), 1:] = (np.diff(events.time_us[at], axis=1) / MICROSECONDS) * inside[:, 1:]
+    return {"items": items, "behavior": behavior, "gap_s": gap, "score": score, "mask": mask}
+
+
+def weights(events: Events, segments: Segments) -> FloatArray:
+    """(N,) float32 sum of each segment's event scores: in float64, event order, then rounded, so equal by every route."""
+    if not len(segments):
+        return np.zeros(0, np.float32)
+    return np.add.reduceat(events.score.astype(np.float64), segments.first).astype(np.float32)
+
+
+def top_items(rows: Int64Array, score: FloatArray, n: int) -> npt.NDArray[np.int32]:
+    """(n,) int32 known items of one segment by summed score, ties to the lower row; -1 where there are fewer."""
+    items, place = np.unique(rows[rows >= 0], return_inverse=True)
+    total = np.bincount(place, score[rows >= 0].astype(np.float64), len(items))
+    best = items[np.lexsort((items, -total))[:n]]
+    return np.pad(best, (0, n - len(best)), constant_values=-1).astype(np.int32)

@@ -1,0 +1,119 @@
+"""Inference engines behind one small interface. The only module that imports onnxruntime or a LiteRT.
+
+One thread by default, and onnxruntime's telemetry off: it is on in its builds since 1.29 and would write below the
+user's cache folder.
+"""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from pocketrank.errors import MissingExtra, UsageError
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Graph(Protocol):
+    """One loaded graph.
+
+    Attributes:
+        batch: rows the graph takes at once; 0 where any number does.
+    """
+
+    batch: int
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Outputs by name, for inputs by name."""
+        ...
+
+
+class OnnxGraph:
+    """A graph run by onnxruntime; every axis it declares dynamic may have any size."""
+
+    suffix = ".onnx"
+    batch = 0
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+        import onnxruntime  # noqa: PLC0415
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Outputs by name, for inputs by name."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+
+
+class LiteRtGraph:
+    """A graph run by LiteRT; every shape is fixed, and the batch is 1."""
+
+    suffix = ".tflite"
+    batch = 1
+    _module = "ai_edge_litert.interpreter"
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        interpreter = importlib.import_module(self._module).Interpreter(str(path), num_threads=threads)
+        self._interpreter = interpreter  # the runner does not keep it alive
+        self._runner = interpreter.get_signature_runner()
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Outputs by name, for inputs by name."""
+        found: Arrays = self._runner(**inputs)
+        return found
+
+
+class TfliteGraph(LiteRtGraph):
+    """The same by tflite-runtime, for Python 3.11 with numpy < 2."""
+
+    _module = "tflite_runtime.interpreter"
+
+
+ENGINES: dict[str, tuple[type[OnnxGraph] | type[LiteRtGraph], str]] = {
+    "onnx": (OnnxGraph, "onnxruntime"),
+    "litert": (LiteRtGraph, "ai_edge_litert"),
+    "tflite": (TfliteGraph, "tflite_runtime"),
+}
+
+
+def installed() -> list[str]:
+    """Names of the engines whose package is installed, preferred first."""
+    return [name for name, (_, package) in ENGINES.items() if importlib.util.find_spec(package)]
+
+
+def load(folder: Path, name: str, engine: str | None = None, threads: int = 1) -> Graph:
+    """Load one graph of a bundle.
+
+    Args:
+        folder: the bundle.
+        name: "encoder", "state" or "score".
+        engine: "onnx", "litert" or "tflite"; None takes the first one installed.
+        threads: threads the engine may use.
+
+    Raises:
+        UsageError: no engine of that name.
+        MissingExtra: the engine is not installed, or none is.
+    """
+    chosen = choose(engine)
+    graph, _ = ENGINES[chosen]
+    return graph(folder / f"{name}{graph.suffix}", threads)
+
+
+def choose(engine: str | None) -> str:
+    """The engine asked for, or the first one installed; raises as `load`."""
+    if engine is not None and engine not in ENGINES:
+        raise UsageError(f"no engine {engine!r}; known are {', '.join(ENGINES)}")
+    there = installed()
+    if engine is None and not there:
+        raise MissingExtra("no inference engine is installed; install one with: pip install 'pocketrank[onnx]'")
+    if engine is not None and engine not in there:
+        package = ENGINES[engine][1]
+        raise MissingExtra(f"engine {engine} needs {package}; install it with: pip install 'pocketrank[{engine}]'")
+    return engine or there[0]

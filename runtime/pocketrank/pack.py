@@ -1,0 +1,134 @@
+"""One user's segments and item memory: what the phone syncs. Format `pocketrank.pack/1`, see docs/formats.md."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketrank import tensors
+from pocketrank.errors import BadPack, BadTensors
+
+FORMAT = "pocketrank.pack/1"
+_TENSORS: dict[str, tuple[type, str]] = {
+    "vectors": (np.int8, "SKD"),
+    "scales": (np.float32, "SK"),
+    "start_s": (np.int64, "S"),
+    "end_s": (np.int64, "S"),
+    "weight": (np.float32, "S"),
+    "n_events": (np.int32, "S"),
+    "level": (np.int8, "S"),
+    "ordinal_first": (np.int32, "S"),
+    "ordinal_last": (np.int32, "S"),
+    "top_items": (np.int32, "ST"),
+    "memory_items": (np.int32, "F"),
+    "memory_counts": (np.float32, "F"),
+    "memory_decayed": (np.float32, "F"),
+    "memory_first_s": (np.int64, "F"),
+    "memory_last_s": (np.int64, "F"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """One user's closed segments, oldest first, and item memory. Filled slots only.
+
+    Attributes:
+        encoder_id: the encoder whose vectors these are.
+        version: (generation, newest closed_at in microseconds); a phone keeps the greater one.
+        through: (time in microseconds, number of this user's events at that very time) of the last event covered.
+        vectors: (S, K, D) int8.
+        scales: (S, K) float32.
+        start_s: (S,) int64, first event of the segment, seconds since 1970.
+        end_s: (S,) int64, last event.
+        weight: (S,) float32, sum of the events' scores.
+        n_events: (S,) int32.
+        level: (S,) int8, 0 for a segment that was never merged.
+        ordinal_first: (S,) int32, number of the oldest segment merged into this one.
+        ordinal_last: (S,) int32, number of the newest.
+        top_items: (S, T) int32 vocabulary rows, -1 where there are fewer.
+        memory_items: (F,) int32 vocabulary rows, ascending.
+        memory_counts: (F,) float32, events of this user with this item.
+        memory_decayed: (F,) float32, the same with an event's weight halved every half-life, as of memory_last_s.
+        memory_first_s: (F,) int64, first event with the item.
+        memory_last_s: (F,) int64, last event with the item.
+    """
+
+    encoder_id: str
+    version: tuple[int, int]
+    through: tuple[int, int]
+    vectors: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+    start_s: npt.NDArray[np.int64]
+    end_s: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float32]
+    n_events: npt.NDArray[np.int32]
+    level: npt.NDArray[np.int8]
+    ordinal_first: npt.NDArray[np.int32]
+    ordinal_last: npt.NDArray[np.int32]
+    top_items: npt.NDArray[np.int32]
+    memory_items: npt.NDArray[np.int32]
+    memory_counts: npt.NDArray[np.float32]
+    memory_decayed: npt.NDArray[np.float32]
+    memory_first_s: npt.NDArray[np.int64]
+    memory_last_s: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.end_s)
+
+    def to_bytes(self) -> bytes:
+        """The pack as a file's content; equal packs give equal bytes."""
+        metadata = {
+            "format": FORMAT,
+            "encoder_id": self.encoder_id,
+            "version": f"{self.version[0]},{self.version[1]}",
+            "through": f"{self.through[0]},{self.through[1]}",
+        }
+        return tensors.to_bytes({name: getattr(self, name) for name in _TENSORS}, metadata)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str) -> "Pack":
+        """Read a pack.
+
+        Args:
+            content: the whole file.
+            where: its name, for the error message.
+
+        Raises:
+            BadPack: truncated, of another format, or with a tensor of the wrong shape.
+        """
+        try:
+            arrays, metadata = tensors.from_bytes(content, where)
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format", "no format")
+                raise BadPack(f"{where}: found {found}, wanted {FORMAT}; sync with a server of this version")
+            tensors.checked(arrays, _TENSORS, where)
+        except BadTensors as error:
+            raise BadPack(str(error)) from None
+        known: dict[str, Any] = {name: arrays[name] for name in _TENSORS}
+        try:
+            version, through = _pair(metadata["version"]), _pair(metadata["through"])
+            return cls(encoder_id=metadata["encoder_id"], version=version, through=through, **known)
+        except (KeyError, ValueError) as error:
+            raise BadPack(f"{where}: metadata is damaged ({error}); sync again") from None
+
+    def save(self, path: Path) -> None:
+        """Write the pack to a file that appears whole or not at all."""
+        tensors.write_bytes(path, self.to_bytes())
+
+    @classmethod
+    def open(cls, path: Path) -> "Pack":
+        """Read a pack from a file.
+
+        Raises:
+            BadPack: no such file, or not a whole pack.
+        """
+        if not path.is_file():
+            raise BadPack(f"{path}: no such file; make one with: pocketrank pack USER")
+        return cls.from_bytes(path.read_bytes(), str(path))
+
+
+def _pair(text: str) -> tuple[int, int]:
+    first, second = text.split(",")
+    return int(first), int(second)

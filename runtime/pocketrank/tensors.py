@@ -1,0 +1,109 @@
+"""safetensors files, written so that equal content gives equal bytes.
+
+The library's own writer leaves the order of metadata open, so the header is laid out here: 8 bytes little-endian
+header length, JSON with sorted keys padded with spaces to a multiple of 8, then the tensors in name order.
+Reading and checking a header is the library's.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from pocketrank.atomic import write_bytes
+from pocketrank.errors import BadTensors
+
+Tensors = dict[str, npt.NDArray[Any]]
+_DTYPES = {"int8": "I8", "int32": "I32", "int64": "I64", "float32": "F32"}
+
+
+def to_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Serialise tensors; the same tensors and metadata always give the same bytes.
+
+    Args:
+        tensors: name -> array of int8, int32, int64 or float32.
+        metadata: string to string.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    chunks, offset = [], 0
+    for name, array in sorted(tensors.items()):
+        chunk = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        header[name] = {
+            "dtype": _DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + len(chunk)],
+        }
+        chunks.append(chunk)
+        offset += len(chunk)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+def from_bytes(content: bytes, where: str) -> tuple[Tensors, dict[str, str]]:
+    """Read what `to_bytes` wrote.
+
+    Args:
+        content: the whole file.
+        where: its name, for the error message.
+
+    Raises:
+        BadTensors: truncated, altered or not safetensors at all.
+    """
+    try:
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BadTensors(f"{where}: not a whole safetensors file ({error}); fetch or write it again") from None
+    return tensors, metadata
+
+
+def save(path: Path, tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str]) -> None:
+    """Write tensors to a file that appears whole or not at all."""
+    write_bytes(path, to_bytes(tensors, metadata))
+
+
+def read(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Read a file of tensors.
+
+    Raises:
+        BadTensors: no such file, or not whole.
+    """
+    if not path.is_file():
+        raise BadTensors(f"{path}: no such file; check the path")
+    return from_bytes(path.read_bytes(), str(path))
+
+
+def checked(
+    tensors: Tensors, wanted: Mapping[str, tuple[type, str]], where: str, sizes: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Hold tensors against the shapes a format promises.
+
+    Args:
+        tensors: what was read.
+        wanted: name -> (dtype, axis letters such as "SKD"); a letter has one size wherever it stands.
+        where: the file's name, for the error message.
+        sizes: sizes of letters that are known beforehand.
+
+    Returns:
+        The size of each letter.
+
+    Raises:
+        BadTensors: a tensor is missing, or has another dtype or shape.
+    """
+    found = dict(sizes or {})
+    for name, (dtype, axes) in wanted.items():
+        if name not in tensors:
+            raise BadTensors(f"{where}: tensor {name!r} is missing; write the file again with this version")
+        array = tensors[name]
+        shape = tuple(found.setdefault(axis, size) for axis, size in zip(axes, array.shape, strict=False))
+        if array.dtype != np.dtype(dtype) or array.shape != shape or array.ndim != len(axes):
+            expected = f"{np.dtype(dtype).name} ({', '.join(axes)})"
+            raise BadTensors(f"{where}: {name} is {array.dtype} {array.shape}, wanted {expected} with {found}")
+    return found
