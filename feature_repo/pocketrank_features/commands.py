@@ -27,4 +27,58 @@ PACK = Command(
     "pack", "Write what phones sync: a pack a user, from the online store.", "pocketrank pack 7", _pack_arguments, _pack
 )
 
-COMMANDS: tuple[Command, ...] = (PACK,)
+
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="made where it is missing; no file is written over")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="assignments",
+        help="a setting other than the default, such as segments.gap_s=3600; may be repeated",
+    )
+
+
+def _init(arguments: argparse.Namespace) -> Report:
+    from pocketrank_features.scaffold import start_project  # noqa: PLC0415
+
+    return start_project(arguments.folder, arguments.assignments)
+
+
+def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", help="complete-journey, ml100k, git:PATH, or a .parquet, a folder of them, .csv, .csv.gz"
+    )
+    parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+    parser.add_argument("--time-unit", choices=("s", "ms"), help="what a number in the time column counts")
+    for name in ("user", "item", "behavior", "time", "score", "event-id"):
+        parser.add_argument(f"--{name}-column", metavar="COLUMN", help=f"column of the log that holds the {name}")
+
+
+def _ingest(arguments: argparse.Namespace) -> Report:
+    from pocketrank.config import Project  # noqa: PLC0415
+    from pocketrank_features.checks import OPTION_OF  # noqa: PLC0415
+    from pocketrank_features.ingest import Overrides, ingest  # noqa: PLC0415
+
+    said = {name: getattr(arguments, option[2:].replace("-", "_")) for name, option in OPTION_OF.items()}
+    columns = {name: column for name, column in said.items() if column is not None}
+    return ingest(Project.open(arguments.project), arguments.source, Overrides(columns, arguments.time_unit))
+
+
+INIT = Command(
+    "init", "Start a project: a Feast repo with a pocketrank.toml.", "pocketrank init shop", _init_arguments, _init
+)
+INGEST = Command(
+    "ingest",
+    "Read an event log into the project; bad rows are kept apart, each with its reason.",
+    "pocketrank ingest complete-journey",
+    _ingest_arguments,
+    _ingest,
+)
+
+COMMANDS: tuple[Command, ...] = (
+    INIT,
+    INGEST,
+    PACK,
+)
