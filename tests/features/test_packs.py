@@ -1,0 +1,184 @@
+"""Packs from the online store: which rows are in, by either route, and what happens when something is missing."""
+
+import argparse
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from feast import FeatureStore
+
+from pocketrank.cli import main
+from pocketrank.config import Project
+from pocketrank.errors import BundleMismatch, NotReady, UnknownUser
+from pocketrank.pack import Pack
+from pocketrank.quantise import dequantise
+from pocketrank_features.online_store import Row
+from pocketrank_features.packs import file_name, pack_from, run
+from pocketrank_features.rings import Rings, UserRows
+from pocketrank_features.views import definitions
+
+pytestmark = [
+    # ibis 12 on duckdb >= 1.5, within Feast's materialisation.
+    pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning"),
+    # Feast tells of its own next release; its SQLite store uses a converter that Python 3.12 deprecates.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:feast"),
+]
+SIZES = {"S": 4, "K": 2, "D": 8, "F": 64, "T": 4}
+HOUR_S = 3600
+
+
+def spans(pack: Pack) -> list[tuple[int, int]]:
+    return list(zip(pack.ordinal_first.tolist(), pack.ordinal_last.tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def rings(applied: Any) -> Rings:
+    return Rings.open(Project.open(applied.root))
+
+
+def test_a_pack_holds_the_ring_oldest_first(rings: Rings, rows: Any) -> None:
+    pack = pack_from(rings.read(2), rows.encoder, SIZES)
+    end = 1_700_000_000 + np.arange(2, 6) * HOUR_S
+    assert spans(pack) == [(2, 2), (3, 3), (4, 4), (5, 5)]
+    assert pack.encoder_id == rows.encoder
+    assert pack.version == (0, 1_700_000_000_000_000 + 5 * HOUR_S * 1_000_000 + 1_800_000_000 + 14)
+    assert pack.through == (1_700_000_000_000_000 + 5 * HOUR_S * 1_000_000 + 14, 2)
+    assert pack.end_s.tolist() == end.tolist()
+    assert pack.start_s.tolist() == (end - 60).tolist()
+    assert pack.weight.tolist() == [2.5, 3.5, 4.5, 5.5]
+    assert pack.n_events.tolist() == [5, 6, 7, 8]
+    assert pack.top_items.tolist() == [[n, 102, -1, -1] for n in (2, 3, 4, 5)]
+    assert np.array_equal(dequantise(pack.vectors, pack.scales), [rows.vectors(2, n) for n in (2, 3, 4, 5)])
+    assert pack.memory_items.tolist() == [4, 9]
+    assert pack.memory_counts.tolist() == [3.0, 1.0]
+    assert pack.memory_first_s.tolist() == [40, 90]
+
+
+def test_rows_that_a_wider_one_covers_are_left_out(rings: Rings, rows: Any) -> None:
+    assert len(rings.read(3).ring) == 4
+    assert spans(pack_from(rings.read(3), rows.encoder, SIZES)) == [(1, 1), (2, 5)]
+
+
+def test_only_the_newest_generation_is_in(rings: Rings, rows: Any) -> None:
+    assert len(rings.read(4).ring) == 4
+    pack = pack_from(rings.read(4), rows.encoder, SIZES)
+    assert spans(pack) == [(0, 2), (3, 5)]
+    assert pack.version[0] == 1
+
+
+def test_a_user_without_segments_has_a_pack_of_memory_alone(rings: Rings, rows: Any) -> None:
+    pack = pack_from(rings.read(6), rows.encoder, SIZES)
+    assert len(pack) == 0
+    assert pack.vectors.shape == (0, 2, 8)
+    assert Pack.from_bytes(pack.to_bytes(), "pack").memory_items.tolist() == [4, 9]
+
+
+def test_at_most_s_segments_are_in_and_they_are_the_newest(rings: Rings, rows: Any) -> None:
+    assert spans(pack_from(rings.read(2), rows.encoder, {**SIZES, "S": 2})) == [(4, 4), (5, 5)]
+
+
+def test_our_ring_read_and_any_stock_store_give_the_same_bytes(
+    applied: Any, rings: Rings, rows: Any, tmp_path: Path
+) -> None:
+    settings = yaml.safe_load((applied.root / "feature_store.yaml").read_text())
+    settings |= {
+        "online_store": {"type": "sqlite", "path": str(tmp_path / "stock.db")},
+        "registry": str(tmp_path / "r.db"),
+    }
+    (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+    store = FeatureStore(repo_path=str(tmp_path))
+    store.apply(definitions(Project.open(applied.root)))
+    store.materialize(datetime(2023, 11, 14, tzinfo=UTC), datetime(2023, 11, 15, 2, tzinfo=UTC))
+    store.materialize_incremental(datetime(2024, 1, 1, tzinfo=UTC))
+    stock = Rings(store, rows.encoder, SIZES["S"])
+    for user in range(1, 7):
+        packs = [
+            pack_from(found, rows.encoder, SIZES).to_bytes()
+            for found in (rings.read(user), rings.read_through_feast(user), stock.read(user))
+        ]
+        assert packs[0] == packs[1] == packs[2]
+    assert sorted(stock.every_user()) == sorted(rings.every_user()) == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(UnknownUser, match="user 99 is not in users_"):
+        stock.read(99)
+    store._get_provider().online_store._conn.close()
+
+
+def test_a_ring_and_a_row_of_different_runs_give_no_pack(rings: Rings, rows: Any) -> None:
+    found, older = rings.read(2), rings.read(5)
+    values = {**found.row.values, "through_us": older.ring[2].values["closed_at_us"]}
+    with pytest.raises(NotReady, match=r"user 2: segments are of generation 0 up to second .* run: feast materialize"):
+        pack_from(UserRows(2, Row(-1, 0, values), found.ring), rows.encoder, SIZES)
+
+
+def test_vectors_of_another_size_are_refused(rings: Rings, rows: Any) -> None:
+    with pytest.raises(BundleMismatch, match="user 2: vectors of a segment holds 16 values, the bundle wants 8"):
+        pack_from(rings.read(2), rows.encoder, {**SIZES, "K": 1})
+
+
+def test_any_id_gives_one_file_below_the_folder() -> None:
+    ids = ["7", "../../etc/passwd", "..", "", "a/b", "a%2Fb", "x" * 400, "x" * 401, "ü" * 90]
+    names = [file_name(user) for user in ids]
+    assert names[0] == "7.safetensors"
+    assert len(set(names)) == len(ids)
+    assert all("/" not in name and len(name) < 200 for name in names)
+
+
+def test_pack_writes_the_packs_and_prints_facts_alone(applied: Any) -> None:
+    process, out = applied.pack
+    said, complaints = process.communicate(timeout=120)
+    assert (process.returncode, complaints) == (0, "")
+    facts = json.loads(said)
+    files = sorted(path.name for path in out.iterdir())
+    assert files == ["2.safetensors", "3.safetensors"]
+    assert facts["bytes"] == sum((out / name).stat().st_size for name in files)
+    assert (facts["packs"], facts["segments"]) == (2, 6)
+    assert facts["through"] == "2023-11-15T03:13:20.000021+00:00"
+    assert len(Pack.open(out / "3.safetensors")) == 2
+
+
+def test_pack_all_writes_every_user(applied: Any) -> None:
+    report = run(argparse.Namespace(user=[], all=True, project=applied.root, out=None))
+    assert report.facts["packs"] == 6
+    assert sorted(path.stem for path in (applied.root / "packs").iterdir()) == ["1", "2", "3", "4", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["2", "99"], 1, r"UnknownUser: user 99 is not in users_3f9a; check the id, .*materialize-incremental END"),
+        (["ann"], 1, r"UnknownUser: user 'ann': users of users_3f9a are integers; check the id"),
+        ([], 2, r"UsageError: pack wants either user ids or --all; for instance: pocketrank pack 7"),
+        (["2", "--all"], 2, r"UsageError: pack wants either user ids or --all; .*"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_writes_nothing(  # noqa: PLR0917
+    applied: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, line: str
+) -> None:
+    out = tmp_path / "packs"
+    assert main(["pack", *arguments, "--project", str(applied.root), "--out", str(out)]) == code
+    said = capsys.readouterr()
+    assert re.fullmatch(f"pocketrank: {line}\n", said.err)
+    assert (said.out, out.exists()) == ("", False)
+
+
+def test_every_step_that_is_missing_is_named(tmp_path: Path, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def said() -> str:
+        assert main(["pack", "1", "--project", str(tmp_path)]) == 1
+        return capsys.readouterr().err
+
+    rows.start_project(tmp_path)
+    assert "NotReady: no manifest.json in" in said()
+    rows.write_bundle(tmp_path)
+    rows.write(tmp_path, "segments", "a", [rows.segment(1, 0, 0, 0)])
+    rows.write(tmp_path, "users", "a", [rows.user(1, 0)])
+    steps = "run, in the project folder: pocketrank segment; feast apply; feast materialize START END"
+    assert f"Feast has no views of encoder 3f9a; {steps}" in said()
+    FeatureStore(repo_path=str(tmp_path)).apply(definitions(Project.open(tmp_path)))
+    assert f"no rows of users_3f9a in the online store; {steps}" in said()
+    (tmp_path / "feature_store.yaml").unlink()
+    assert "NotReady: no feature_store.yaml in" in said()
