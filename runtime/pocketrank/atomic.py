@@ -5,7 +5,7 @@ Everything is written beside its target and renamed over it, so a reader or a cr
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,19 +33,48 @@ def file_beside(path: Path) -> Iterator[Path]:
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
     """Give a folder to fill; it takes the place of `path` when the block ends well, and is removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft, old = _draft(path), path.with_name(f".{path.name}.old")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    with folders_beside([path]) as (draft,):
         yield draft
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            path.rename(old)
-        draft.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def folders_beside(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give a folder to fill for each path; they take their places together when the block ends well.
+
+    When it does not, or is interrupted while they do, every old folder is where it was.
+    """
+    drafts = [_draft(path) for path in paths]
+    try:
+        for path, draft in zip(paths, drafts, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+        yield drafts
+        _take_places(paths, drafts)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for draft in drafts:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _take_places(paths: Sequence[Path], drafts: Sequence[Path]) -> None:
+    olds = [path.with_name(f".{path.name}.old") for path in paths]
+    for old in olds:
+        shutil.rmtree(old, ignore_errors=True)
+    existed = [path.exists() for path in paths]
+    try:
+        for path, draft, old, exists in zip(paths, drafts, olds, existed, strict=True):
+            if exists:
+                path.rename(old)
+            draft.rename(path)
+    except BaseException:
+        for path, old, exists in zip(paths, olds, existed, strict=True):
+            if old.exists() or not exists:
+                shutil.rmtree(path, ignore_errors=True)
+            if old.exists():
+                old.rename(path)
+        raise
+    for old in olds:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _draft(path: Path) -> Path:

@@ -97,7 +97,7 @@ def padded(
 
 
 def weights(events: Events, segments: Segments) -> FloatArray:
-    """(N,) float32 sum of each segment's event scores: in float64, event order, then rounded, so equal by every route."""
+    """(N,) float32 sums of the segments' scores: in float64, event order, then rounded, so equal by every route."""
     if not len(segments):
         return np.zeros(0, np.float32)
     return np.add.reduceat(events.score.astype(np.float64), segments.first).astype(np.float32)
@@ -105,7 +105,53 @@ def weights(events: Events, segments: Segments) -> FloatArray:
 
 def top_items(rows: Int64Array, score: FloatArray, n: int) -> npt.NDArray[np.int32]:
     """(n,) int32 known items of one segment by summed score, ties to the lower row; -1 where there are fewer."""
-    items, place = np.unique(rows[rows >= 0], return_inverse=True)
-    total = np.bincount(place, score[rows >= 0].astype(np.float64), len(items))
-    best = items[np.lexsort((items, -total))[:n]]
-    return np.pad(best, (0, n - len(best)), constant_values=-1).astype(np.int32)
+    found: npt.NDArray[np.int32] = top_items_each(rows, score, np.array([0]), np.array([len(rows)]), n)[0]
+    return found
+
+
+def top_items_each(
+    rows: Int64Array, score: FloatArray, first: Int64Array, end: Int64Array, n: int
+) -> npt.NDArray[np.int32]:
+    """The known items of many segments by summed score; for each what `top_items` gives.
+
+    Args:
+        rows: (E,) vocabulary rows of the events, -1 for an unknown item.
+        score: (E,) float32.
+        first: (N,) index of each segment's first event.
+        end: (N,) index after its last.
+        n: items a segment.
+
+    Returns:
+        (N, n) int32, the greatest sum first, ties to the lower row; -1 where there are fewer.
+    """
+    segment, event = spread(first, end)
+    segment, event = segment[rows[event] >= 0], event[rows[event] >= 0]
+    top = np.full((len(first), n), -1, np.int32)
+    if not len(event):
+        return top
+    order = np.lexsort((rows[event], segment))  # stable, so sums add up in event order
+    segment, event = segment[order], event[order]
+    items = rows[event]
+    begins = np.append(True, (segment[1:] != segment[:-1]) | (items[1:] != items[:-1]))
+    total = np.bincount(np.cumsum(begins) - 1, score[event].astype(np.float64))
+    segment, items = segment[begins], items[begins]
+    best = np.lexsort((items, -total, segment))
+    rank = np.arange(len(best)) - np.searchsorted(segment, segment)
+    kept = best[rank < n]
+    top[segment[kept], rank[rank < n]] = items[kept]
+    return top
+
+
+def spread(first: Int64Array, end: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Every event of some segments.
+
+    Args:
+        first: (N,) index of each segment's first event.
+        end: (N,) index after its last.
+
+    Returns:
+        (M,) place of each event's segment among the N, ascending, and (M,) index of the event.
+    """
+    size = end - first
+    segment = np.repeat(np.arange(len(first)), size)
+    return segment, np.arange(len(segment)) + np.repeat(first - (np.cumsum(size) - size), size)

@@ -1,8 +1,8 @@
 """Item memory: what one user did with single items.
 
 Counts, decayed counts, first and last times, over events in any number of parts: `remembered` builds it from a sorted
-log, `merged` adds what came later, and both give the same. The decayed count is kept as of the item's last event, so
-that nothing has to be touched when time passes.
+log (`remembered_each` for many users at once), `merged` adds what came later, and both give the same. The decayed count
+is kept as of the item's last event, so that nothing has to be touched when time passes.
 """
 
 from dataclasses import dataclass
@@ -40,11 +40,8 @@ class ItemMemory:
 
     def strongest(self, n: int, now_s: int, half_life_s: float) -> "ItemMemory":
         """At most `n` items, those with the greatest decayed count as of `now_s`; ties go to the lower row."""
-        if len(self.items) <= n:
-            return self
-        strength = self.decayed * np.exp2(-(now_s - self.last_s) / half_life_s)
-        kept = np.sort(np.lexsort((self.items, -strength))[:n])
-        return self._rows(kept)
+        only = Memories(np.array([0, len(self.items)]), self)
+        return only.strongest(n, np.array([now_s]), half_life_s)[0]
 
     def features(self, rows: Int64Array, now_s: int, half_life_s: float) -> FloatArray:
         """What the score graph reads of each candidate.
@@ -71,10 +68,50 @@ class ItemMemory:
         table[hit, 3] = (self.last_s[at] - self.first_s[at]) / np.maximum(self.counts[at] - 1, 1)
         return table
 
-    def _rows(self, index: Int64Array) -> "ItemMemory":
+    def part(self, index: Int64Array | slice) -> "ItemMemory":
+        """Some of the items."""
         return ItemMemory(
             self.items[index], self.counts[index], self.decayed[index], self.first_s[index], self.last_s[index]
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Memories:
+    """The memories of U users, one after the other.
+
+    Attributes:
+        start: (U + 1,) int64, where each user's items begin in `rows`; the last is their number.
+        rows: the items of all, ascending within a user.
+    """
+
+    start: Int64Array
+    rows: ItemMemory
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    def __getitem__(self, user: int) -> ItemMemory:
+        if not 0 <= user < len(self):
+            raise IndexError(user)
+        return self.rows.part(slice(self.start[user], self.start[user + 1]))
+
+    def strongest(self, n: int, now_s: Int64Array, half_life_s: float) -> "Memories":
+        """At most `n` items a user, those with the greatest decayed count; ties go to the lower row.
+
+        Args:
+            n: items a user keeps.
+            now_s: (U,) as of when, seconds since 1970.
+            half_life_s: seconds for an event to count half, > 0.
+        """
+        size = np.diff(self.start)
+        if not (size > n).any():
+            return self
+        user = np.repeat(np.arange(len(self)), size)
+        strength = self.rows.decayed * np.exp2(-(now_s[user] - self.rows.last_s) / half_life_s)
+        order = np.lexsort((self.rows.items, -strength, user))
+        rank = np.arange(len(order)) - np.repeat(self.start[:-1], size)
+        kept = np.sort(order[rank < n])
+        return Memories(np.append(0, np.cumsum(np.minimum(size, n))), self.rows.part(kept))
 
 
 def remembered(items: Int64Array, time_s: Int64Array, half_life_s: float) -> ItemMemory:
@@ -85,16 +122,32 @@ def remembered(items: Int64Array, time_s: Int64Array, half_life_s: float) -> Ite
         time_s: (E,) their times, seconds since 1970; any order.
         half_life_s: seconds for an event to count half, > 0.
     """
+    return remembered_each(np.zeros(len(items), np.int64), items, time_s, half_life_s, 1)[0]
+
+
+def remembered_each(
+    user: Int64Array, items: Int64Array, time_s: Int64Array, half_life_s: float, users: int
+) -> Memories:
+    """Build the memories of many users at once; each is what `remembered` gives for that user's events.
+
+    Args:
+        user: (E,) number of each event's user, 0 to `users` - 1; any order.
+        items: (E,) vocabulary rows of the events, >= 0.
+        time_s: (E,) their times, seconds since 1970.
+        half_life_s: seconds for an event to count half, > 0.
+        users: U, how many users there are; one without events remembers nothing.
+    """
     if not len(items):
-        return ItemMemory.empty()
-    order = np.lexsort((time_s, items))
-    items, time_s = items[order], time_s[order]
-    start = np.flatnonzero(np.append(True, items[1:] != items[:-1]))
+        return Memories(np.zeros(users + 1, np.int64), ItemMemory.empty())
+    order = np.lexsort((time_s, items, user))
+    user, items, time_s = user[order], items[order], time_s[order]
+    start = np.flatnonzero(np.append(True, (items[1:] != items[:-1]) | (user[1:] != user[:-1])))
     end = np.append(start[1:], len(items))
     last = time_s[end - 1]
     age = np.repeat(last, end - start) - time_s
     decayed = np.add.reduceat(np.exp2(-age / half_life_s), start)
-    return ItemMemory(items[start], (end - start).astype(np.float64), decayed, time_s[start], last)
+    rows = ItemMemory(items[start], (end - start).astype(np.float64), decayed, time_s[start], last)
+    return Memories(np.searchsorted(user[start], np.arange(users + 1)), rows)
 
 
 def merged(old: ItemMemory, new: ItemMemory, half_life_s: float) -> ItemMemory:
