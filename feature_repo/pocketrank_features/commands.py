@@ -2,6 +2,7 @@
 
 import argparse
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pocketrank.command import Command, Report
@@ -77,8 +78,42 @@ INGEST = Command(
     _ingest,
 )
 
+
+def _segment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="default: bundle/ of the project")
+    parser.add_argument(
+        "--as-of", type=_moment, metavar="TIME", help="count events before it; ISO 8601, UTC unless zoned; default: now"
+    )
+    parser.add_argument("--engine", choices=("onnx", "litert"), help="default: the first one installed")
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-23T12:00:00") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _segment(arguments: argparse.Namespace) -> Report:
+    from pocketrank.config import Project  # noqa: PLC0415
+    from pocketrank_features.segment_job import segment  # noqa: PLC0415
+
+    return segment(Project.open(arguments.project), arguments.bundle, arguments.as_of, arguments.engine)
+
+
+SEGMENT = Command(
+    "segment",
+    "Encode everybody's closed segments, and write the rows that Feast serves.",
+    "pocketrank segment --as-of 2026-11-23T12:00:00",
+    _segment_arguments,
+    _segment,
+)
+
 COMMANDS: tuple[Command, ...] = (
     INIT,
     INGEST,
+    SEGMENT,
     PACK,
 )

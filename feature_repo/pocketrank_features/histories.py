@@ -1,0 +1,117 @@
+"""One bucket of the event log as sorted arrays: whole histories, as the policy and the encoder read them.
+
+A bucket holds every event of its users, so no history spans two, and a job needs the memory of one bucket at a time.
+Ids become numbers column by column: the distinct values are mapped, never the events one by one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pocketrank.bundle import Bundle, Int64Array
+from pocketrank.encoding import Events
+from pocketrank.errors import BadEvents
+from pocketrank_features.batches import BUCKET_PATTERN
+
+MOMENT = pa.timestamp("us", "UTC")
+COLUMNS = ["user_id", "item_id", "behavior", "timestamp", "score", "arrival"]
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """The whole histories of some users, sorted by (user, time, arrival, item).
+
+    Attributes:
+        users: U user ids as the log has them, ascending.
+        user: (E,) place of each event's user in `users`.
+        events: the E events.
+    """
+
+    users: pa.Array
+    user: Int64Array
+    events: Events
+
+    @property
+    def unknown(self) -> int:
+        """Events with an item that the bundle's vocabulary lacks."""
+        return int((self.events.rows < 0).sum())
+
+
+def bucket_files(events_dir: Path) -> dict[str, list[Path]]:
+    """The files of every bucket that has any, by the bucket's name, in order."""
+    folders = sorted(folder for folder in events_dir.glob(BUCKET_PATTERN) if folder.is_dir())
+    found = {folder.name: sorted(folder.glob("*.parquet")) for folder in folders}
+    return {name: files for name, files in found.items() if files}
+
+
+def read_events(files: Iterable[Path], before_us: int) -> pa.Table:
+    """Read the events of some files, those before a time.
+
+    Args:
+        files: parquet files that `ingest` wrote.
+        before_us: microseconds since 1970; an event at that very time is left out.
+
+    Returns:
+        A table of COLUMNS, in the files' order.
+
+    Raises:
+        BadEvents: a file is damaged or lacks a column.
+    """
+    before = pa.scalar(before_us, pa.int64()).cast(MOMENT)
+    tables = [_read(path, COLUMNS) for path in files]
+    return pa.concat_tables([table.filter(pc.less(table["timestamp"], before)) for table in tables])
+
+
+def first_event_us(files: Iterable[Path]) -> int:
+    """Time of the oldest event of some files, microseconds since 1970."""
+    return min(int(_read(path, ["timestamp"])["timestamp"].cast(pa.int64()).to_numpy().min()) for path in files)
+
+
+def histories_from(table: pa.Table, bundle: Bundle) -> Histories:
+    """Sort events into histories, and number their items and behaviours as the bundle does.
+
+    Args:
+        table: E > 0 rows of COLUMNS, in any order; all events of each user that is in it.
+        bundle: whose vocabulary and behaviours.
+    """
+    users, user = _ranked(table["user_id"])
+    items, item = _ranked(table["item_id"])
+    behaviors, behavior = _ranked(table["behavior"])
+    time_us = table["timestamp"].cast(pa.int64()).to_numpy()
+    # `ingest` numbers every row of every log once; the item decides where another writer did not.
+    order = np.lexsort((item, table["arrival"].to_numpy(), time_us, user))
+    row = bundle.items.row
+    rows = np.array([row.get(value, -1) for value in items.to_pylist()], np.int64)
+    events = Events(
+        rows[item[order]],
+        bundle.behavior_ids(behaviors.to_pylist())[behavior[order]],
+        time_us[order],
+        table["score"].to_numpy()[order],
+    )
+    return Histories(users, user[order], events)
+
+
+def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64Array]:
+    """Distinct values ascending, and the place of each row's value among them."""
+    encoded = column.dictionary_encode().combine_chunks()
+    order = pc.sort_indices(encoded.dictionary)
+    place = np.empty(len(order), np.int64)
+    place[order.to_numpy()] = np.arange(len(order))
+    return encoded.dictionary.take(order), place[encoded.indices.to_numpy()]
+
+
+def _read(path: Path, columns: Sequence[str]) -> Any:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=list(columns)).select(columns)
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are of these kinds
+        said = " ".join(str(error).split())[:200]
+        raise BadEvents(
+            f"{path}: cannot be read ({said}); remove {path.parent.parent} and ingest every log again"
+        ) from None
