@@ -1,5 +1,134 @@
-"""Subcommands of this room. Light to import: heavy packages are imported where a command runs."""
+"""Subcommands of this room: train, evaluate, export. Light to import: heavy packages are imported where one runs."""
 
-from pocketrank.command import Command
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-COMMANDS: tuple[Command, ...] = ()
+from pocketrank.command import Command, Report
+from pocketrank.config import Project
+
+if TYPE_CHECKING:
+    from pocketrank_export.examples import Builder
+    from pocketrank_export.trained import Trained
+
+
+def _project_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+
+
+def _train(arguments: argparse.Namespace) -> Report:
+    from pocketrank_export.runs import train  # noqa: PLC0415
+
+    begin = time.monotonic()
+    project = Project.open(arguments.project)
+    trained = train(project, progress=sys.stderr.isatty())
+    facts = {
+        "items": len(trained.vocabulary.items),
+        "behaviors": trained.vocabulary.behaviors[1:],
+        "fusion": trained.config.fusion,
+        "parameters": sum(value.numel() for value in trained.model.parameters()),
+        "validation_ndcg_10": round(trained.validation["pocketrank"], 4),
+        "validation_memory_alone": round(trained.validation["memory_alone"], 4),
+        "until": _iso(trained.split.until_us),
+        "seconds": round(time.monotonic() - begin, 1),
+        "folder": str(project.model_dir),
+    }
+    return Report(facts, {"until": f"{facts['until']}   what comes after is kept for `pocketrank evaluate`"})
+
+
+def _iso(time_us: int) -> str:
+    from datetime import UTC, datetime, timedelta  # noqa: PLC0415
+
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).isoformat()
+
+
+def _opened(project: Project) -> tuple["Trained", "Builder"]:
+    from pocketrank_export.runs import builder_of  # noqa: PLC0415
+    from pocketrank_export.trained import Trained  # noqa: PLC0415
+
+    trained = Trained.open(project.model_dir)
+    return trained, builder_of(project, trained)
+
+
+def _quality_path(project: Project) -> Path:
+    return project.model_dir / "quality.json"
+
+
+def _evaluate(arguments: argparse.Namespace) -> Report:
+    from pocketrank.atomic import write_bytes  # noqa: PLC0415
+    from pocketrank_export.evaluation import evaluate  # noqa: PLC0415
+
+    project = Project.open(arguments.project)
+    trained, builder = _opened(project)
+    found = evaluate(trained, builder)
+    error = found.error_of_difference("pocketrank", "memory_alone")
+    facts: dict[str, Any] = {
+        "users": found.users,
+        "ndcg_10": {name: round(value, 4) for name, value in found.means().items()},
+        "error_of_difference_to_memory_alone": round(error, 4),
+        "until": _iso(trained.split.until_us),
+    }
+    write_bytes(_quality_path(project), (json.dumps(facts) + "\n").encode())
+    means = found.means()
+    table = "\n".join(
+        f"{name.replace('_', ' '):<16}{value:.4f}  {'█' * round(value * 80)}" for name, value in means.items()
+    )
+    ahead = means["pocketrank"] - means["memory_alone"]
+    shown = {
+        "users": f"{found.users:,}   each one's first session after {facts['until'][:10]}, every item of it a target",
+        "ndcg_10": "",
+        "until": "",
+        "error_of_difference_to_memory_alone": "",
+    }
+    verdict = f"pocketrank - memory alone = {ahead:+.4f}, standard error {error:.4f}"
+    return Report(facts, shown, f"NDCG@10\n{table}", verdict=verdict)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _project_argument(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: bundle/ of the project)")
+
+
+def _export(arguments: argparse.Namespace) -> Report:
+    from pocketrank.bundle import Bundle  # noqa: PLC0415
+    from pocketrank_export.exporting import write_bundle  # noqa: PLC0415
+
+    project = Project.open(arguments.project)
+    trained, builder = _opened(project)
+    path = _quality_path(project)
+    quality = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    folder = arguments.out or project.bundle_dir
+    parity = write_bundle(trained, builder, quality, folder)
+    manifest = Bundle.open(folder).manifest
+    files = {name: facts["size"] for name, facts in manifest.files.items()}
+    facts = {
+        "bundle": str(folder),
+        "model_id": manifest.model_id,
+        "encoder_id": manifest.encoder_id,
+        "files": files,
+        "bytes": sum(files.values()),
+        "max_abs_diff": max((found["max_abs_diff"] for found in parity.values()), default=0.0),
+        "engines": list(parity),
+    }
+    shown = {
+        "files": "".join(f"\n  {name:<20}{size:>10,}" for name, size in files.items()),
+        "bytes": f"{facts['bytes']:,}",
+        "max_abs_diff": f"{facts['max_abs_diff']:.1e}",
+    }
+    return Report(facts, shown)
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("train", "train a model on the project's events", "pocketrank train", _project_argument, _train),
+    Command(
+        "evaluate",
+        "rank the sessions kept from training, against baselines",
+        "pocketrank evaluate",
+        _project_argument,
+        _evaluate,
+    ),
+    Command("export", "write the bundle that an app ships", "pocketrank export", _export_arguments, _export),
+)

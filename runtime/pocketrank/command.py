@@ -63,10 +63,8 @@ def progress(items: Iterable[T], total: int, what: str, unit: str = "") -> Itera
     if not sys.stderr.isatty():
         yield from items
         return
-    done = 0
-    for item in items:
+    for done, item in enumerate(items, 1):
         yield item
-        done += 1
         filled = 24 * done // max(total, 1)
         sys.stderr.write(f"\r{what} {'█' * filled}{'·' * (24 - filled)} {done:,}/{total:,} {unit}")
         sys.stderr.flush()

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank import tensors
+from pocketrank.atomic import write_bytes
 from pocketrank.errors import BadPack, BadTensors
 
 FORMAT = "pocketrank.pack/1"
@@ -115,7 +116,7 @@ class Pack:
 
     def save(self, path: Path) -> None:
         """Write the pack to a file that appears whole or not at all."""
-        tensors.write_bytes(path, self.to_bytes())
+        write_bytes(path, self.to_bytes())
 
     @classmethod
     def open(cls, path: Path) -> "Pack":

@@ -6,7 +6,7 @@ Events come sorted by (user, time, arrival). Times are int64 microseconds since 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,7 +101,7 @@ def policy_from(settings: Mapping[str, Any]) -> Policy:
     if kind not in kinds:
         raise BadConfig(f"segments: unknown policy {kind!r}; known are {', '.join(kinds)}")
     chosen = kinds[kind]
-    values = {name: settings.get(name) for name in chosen.__dataclass_fields__}
+    values: dict[str, Any] = {field.name: settings.get(field.name) for field in fields(chosen)}
     for name, value in values.items():
         if not isinstance(value, int) or value <= 0:
             raise BadConfig(f"segments: {name} of {kind} is {value!r}, wanted a positive integer")
@@ -110,12 +110,10 @@ def policy_from(settings: Mapping[str, Any]) -> Policy:
 
 def policy_settings(policy: Policy) -> dict[str, Any]:
     """The mapping that `policy_from` turns back into this policy."""
-    return {"kind": policy.kind, **{name: getattr(policy, name) for name in policy.__dataclass_fields__}}
+    return {"kind": policy.kind, **{field.name: getattr(policy, field.name) for field in fields(policy)}}
 
 
-def _split(
-    user: Int64Array, time_us: Int64Array, pause: BoolArray, max_events: int, gap_us: int | None
-) -> Segments:
+def _split(user: Int64Array, time_us: Int64Array, pause: BoolArray, max_events: int, gap_us: int | None) -> Segments:
     """Cut at every pause, and again wherever a run since its pause is full."""
     index = np.arange(len(user))
     since_pause = index - np.maximum.accumulate(np.where(pause, index, 0))

@@ -1,0 +1,134 @@
+"""Write a bundle: graphs in both formats, item table, vocabulary, golden cases, manifest. Reproducible.
+
+Same model, same bytes, on one machine and engine version: headers in a fixed order, no clock, no paths.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketrank import engines, selftest, tensors
+from pocketrank.atomic import folder_beside
+from pocketrank.bundle import FORMAT, Bundle, Items, Manifest
+from pocketrank.command import progress
+from pocketrank.errors import CheckFailed, UsageError
+from pocketrank.quantise import dequantise, quantise
+from pocketrank.segments import policy_settings
+from pocketrank_export.examples import Builder
+from pocketrank_export.golden import golden_cases
+from pocketrank_export.graphs import to_onnx, to_tflite
+from pocketrank_export.trained import Trained
+
+LEAST_RUNTIME = "0.1.0"
+GRAPHS = ("encoder", "state", "score")
+ENCODER_FILES = ("encoder.onnx", "items.safetensors", "item_ids.json")
+
+
+def write_bundle(trained: Trained, builder: Builder, quality: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Export, hold every installed engine against the golden cases, and put the bundle in place.
+
+    Args:
+        trained: the model.
+        builder: a history to take golden cases from.
+        quality: what `evaluate` measured, for the manifest.
+        folder: the bundle; an old one is replaced when the new one is whole.
+
+    Returns:
+        Parity by engine.
+
+    Raises:
+        UsageError: the model has no fusion, so there is nothing to run on a phone.
+        CheckFailed: an engine does not agree with the model; nothing is written.
+    """
+    import torch  # noqa: PLC0415
+
+    if trained.model.fusion is None:
+        raise UsageError('[model] fusion is "none": a baseline, not a model to ship; choose another and train again')
+    sizes, items = trained.sizes, item_table(trained)
+    with folder_beside(folder) as draft:
+        jobs = [(name, write) for name in GRAPHS for write in (to_onnx, to_tflite)]
+        for name, write in progress(jobs, len(jobs), "export", "graphs"):
+            write(trained.model, sizes, name, draft / f"{name}.{'onnx' if write is to_onnx else 'tflite'}")
+        _write_items(draft, items)
+        cases = golden_cases(trained.model, items, sizes, builder)
+        reference = {"reference": f"torch {torch.__version__.partition('+')[0]}"}
+        tensors.save(draft / "golden.safetensors", cases, reference)
+        _write_manifest(draft, trained, quality, {})
+        parity = {name: dataclasses.asdict(_held(draft, name)) for name in engines.installed()}
+        _write_manifest(draft, trained, quality, parity)
+    return parity
+
+
+def item_table(trained: Trained) -> Items:
+    """The int8 item table that every client reads."""
+    weights = trained.model.items.weight.detach().cpu().numpy()
+    vectors, scales = quantise(weights)
+    counts = trained.vocabulary.counts
+    return Items(
+        ids=trained.vocabulary.items,
+        vectors=vectors[:-1],
+        scales=scales[:-1],
+        bias=trained.model.bias.detach().cpu().numpy(),
+        popularity=(counts / counts.sum()).astype(np.float32),
+        unknown=dequantise(vectors[-1], scales[-1]),
+    )
+
+
+def _write_items(folder: Path, items: Items) -> None:
+    unknown, scale = quantise(items.unknown)
+    table: tensors.Tensors = {
+        "vectors": items.vectors,
+        "scales": items.scales,
+        "bias": items.bias,
+        "popularity": items.popularity,
+        "unknown_vector": unknown,
+        "unknown_scale": scale[None],
+    }
+    tensors.save(folder / "items.safetensors", table, {})
+    (folder / "item_ids.json").write_text(json.dumps(items.ids, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _held(folder: Path, engine: str) -> selftest.Parity:
+    parity = selftest.check(Bundle.open(folder), engine)
+    if not parity.ok:
+        raise CheckFailed(
+            f"export: {engine} differs from the model by {parity.max_abs_diff:.1e} "
+            f"({parity.excess:.1f} times the limit), the same order in {parity.order_same} of {parity.cases} cases; "
+            "no bundle is written"
+        )
+    return parity
+
+
+def _write_manifest(folder: Path, trained: Trained, quality: Mapping[str, Any], parity: Mapping[str, Any]) -> None:
+    hashes = {
+        path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.name != "manifest.json"
+    }
+    manifest = Manifest(
+        format=FORMAT,
+        model_id=_digest(hashes.values()),
+        encoder_id=_digest(hashes[name] for name in ENCODER_FILES),
+        least_runtime=LEAST_RUNTIME,
+        sizes=dataclasses.asdict(trained.sizes),
+        behaviors=trained.vocabulary.behaviors,
+        weights=trained.weights,
+        policy=policy_settings(trained.policy),
+        compaction={"kind": "ring", "slots": trained.slots},
+        lateness_s=trained.lateness_s,
+        fusion=trained.config.fusion,
+        memory_half_life_s=trained.half_life_s,
+        files=hashes,
+        quality=quality,
+        parity=parity,
+    )
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+
+
+def _digest(hashes: Any) -> str:
+    return hashlib.sha256("".join(facts["sha256"] for facts in hashes).encode()).hexdigest()[:12]

@@ -1,0 +1,148 @@
+"""Golden cases: inputs, real and hostile, with the outputs of the framework that trained the model.
+
+They travel in the bundle; `pocketrank.selftest` reads them.
+"""
+
+import numpy as np
+import torch
+
+from pocketrank import tensors
+from pocketrank.bundle import Items, Sizes
+from pocketrank.quantise import quantise
+from pocketrank_export.examples import Batch, Builder
+from pocketrank_export.graphs import graph
+from pocketrank_export.history import Index
+from pocketrank_export.model import Model
+
+CASES = 64
+CANDIDATES = 2048
+
+
+def golden_cases(model: Model, items: Items, sizes: Sizes, builder: Builder, seed: int = 0) -> tensors.Tensors:
+    """Make the cases of a bundle.
+
+    Args:
+        model: the trained model.
+        items: its quantised table, which all clients read.
+        sizes: axis lengths.
+        builder: a history to take real cases from.
+        seed: of the choice of cases.
+
+    Returns:
+        Tensors named `encoder.*`, `state.*`, `score.*`: inputs by the graphs' input names (items by vocabulary row)
+        and expected outputs; see docs/formats.md.
+    """
+    random = np.random.default_rng(seed)
+    real = _chosen(builder, random)
+    size = builder.history.segments.end[real] - builder.history.segments.first[real]
+    batch = builder.batch(real, random.integers(0, size), builder.history.segments.end[real])
+    encoder = _encoder_cases(builder, real, sizes)
+    encoder["vectors"] = _run(model, "encoder", {"items": items.embed(encoder["rows"]), **_without(encoder, "rows")})[0]
+    cached_vectors, cached_scales = quantise(_encode_all(model, items, batch, sizes))
+    state = {
+        "vectors": cached_vectors[batch.cached.numpy()],
+        "scales": cached_scales[batch.cached.numpy()],
+        **{name: getattr(batch, name).numpy() for name in ("age_s", "weight", "mask")},
+        "live_rows": _padded(np.where(batch.live_rows.numpy() < sizes.I, batch.live_rows.numpy(), -1), sizes.L, -1),
+        **{
+            f"live_{name}": _padded(getattr(batch, f"live_{name}").numpy(), sizes.L, 0)
+            for name in ("behavior", "age_s", "score", "mask")
+        },
+    }
+    _make_hostile(state)
+    live = {"live_items": items.embed(state["live_rows"]), **_without(state, "live_rows")}
+    state["state"], state["state_bias"] = _run(model, "state", live)
+    score = _score_cases(model, items, sizes, batch, state)
+    parts = {"encoder": encoder, "state": state, "score": score}
+    found = {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+    return {name: _narrow(array) for name, array in found.items()}
+
+
+def _chosen(builder: Builder, random: np.random.Generator) -> Index:
+    """Segments of different users with as long a past as there is, newest first."""
+    newest = builder.history.user_first_segment[1:] - 1
+    past = newest - builder.history.user_first_segment[:-1]
+    longest = newest[np.argsort(-past, kind="stable")[: 4 * CASES]]
+    few = random.choice(longest, min(CASES, len(longest)), replace=False)
+    return np.sort(np.resize(few, CASES))
+
+
+def _encoder_cases(builder: Builder, segment: Index, sizes: Sizes) -> tensors.Tensors:
+    batch = builder.batch(segment, np.zeros(len(segment), np.int64), builder.history.segments.end[segment])
+    rows = batch.segment_rows.numpy()[:CASES]
+    names = ("behavior", "gap_s", "score", "mask")
+    found = {"rows": np.where(rows < sizes.I, rows, -1)}
+    found.update({name: getattr(batch, f"segment_{name}").numpy()[:CASES] for name in names})
+    if len(rows) > 2:
+        found["mask"][0] = 0  # a segment without events
+        found["gap_s"][1] = 4e9  # a pause longer than the epoch
+        found["rows"][2] = -1  # nothing but unknown items
+    return found
+
+
+def _encode_all(model: Model, items: Items, batch: Batch, sizes: Sizes) -> np.ndarray:
+    rows = batch.segment_rows.numpy()
+    inputs = {
+        "items": items.embed(np.where(rows < sizes.I, rows, -1)) * batch.segment_mask.numpy()[..., None],
+        **{name: getattr(batch, f"segment_{name}").numpy() for name in ("behavior", "gap_s", "score", "mask")},
+    }
+    encoded = _run(model, "encoder", inputs)[0]
+    return np.concatenate([encoded, np.zeros((1, sizes.K, sizes.D), np.float32)])
+
+
+def _make_hostile(state: tensors.Tensors) -> None:
+    """Overwrite the first eight cases with ones that have broken exports."""
+    state["mask"][0], state["live_mask"][0] = 0, 0  # nobody: no segments, no live events
+    state["mask"][1] = 0  # live events alone
+    state["live_mask"][2] = 0  # segments alone
+    state["mask"][3, :-1] = 0  # one segment
+    state["mask"][4] = 1  # every slot filled
+    state["age_s"][4] = 0  # and all of them just now
+    state["age_s"][5] = 4e9  # older than the epoch
+    state["weight"][6] = 0  # nothing weighs anything
+    state["vectors"][7] = -state["vectors"][7]  # what the user would never do
+
+
+def _score_cases(model: Model, items: Items, sizes: Sizes, batch: Batch, state: tensors.Tensors) -> tensors.Tensors:
+    rows = np.arange(min(sizes.I, CANDIDATES))
+    memory_rows = np.full((CASES, sizes.F), -1)
+    memory = np.zeros((CASES, sizes.F, 4), np.float32)
+    for case in range(1, CASES):  # case 0 is somebody without a history
+        of_case = (batch.memory_example.numpy() == case) & (batch.memory_row.numpy() < len(rows))
+        count = int(of_case.sum())
+        memory_rows[case, :count] = batch.memory_row.numpy()[of_case]
+        memory[case, :count] = batch.memory.numpy()[of_case]
+    scores = []
+    for case in range(CASES):
+        table = np.zeros((len(rows), 4), np.float32)
+        there = memory_rows[case] >= 0
+        table[memory_rows[case][there]] = memory[case][there]
+        inputs = {
+            "state": state["state"][case],
+            "state_bias": state["state_bias"][case],
+            "candidates": items.vectors[rows],
+            "scales": items.scales[rows],
+            "bias": items.bias[rows],
+            "memory": table,
+        }
+        scores.append(_run(model, "score", inputs)[0])
+    return {"rows": rows, "memory_rows": memory_rows, "memory": memory, "scores": np.stack(scores)}
+
+
+def _run(model: Model, name: str, inputs: tensors.Tensors) -> list[np.ndarray]:
+    with torch.no_grad():
+        found = graph(model, name)(**{key: torch.from_numpy(_narrow(value)) for key, value in inputs.items()})
+    return [output.numpy() for output in (found if isinstance(found, tuple) else (found,))]
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    kinds = {"f": np.float32, "i": np.int32}
+    return array if array.dtype == np.int8 else np.ascontiguousarray(array, kinds[array.dtype.kind])
+
+
+def _padded(array: np.ndarray, length: int, value: float) -> np.ndarray:
+    return np.pad(array, [(0, 0), (0, length - array.shape[1])], constant_values=value)
+
+
+def _without(arrays: tensors.Tensors, name: str) -> tensors.Tensors:
+    return {key: value for key, value in arrays.items() if key != name}

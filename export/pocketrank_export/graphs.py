@@ -1,0 +1,195 @@
+"""The three graphs of a bundle as torch modules, in the shapes of the design, and their export.
+
+Everything numeric is inside them, dequantising included, so that a client only feeds buffers.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pocketrank.bundle import Sizes
+from pocketrank_export.fusion import Cached, Live
+from pocketrank_export.model import Model
+
+
+class StateGraph(nn.Module):
+    """Cached vectors and live events to the state."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        if model.fusion is None:
+            raise ValueError("a model without a fusion has no state graph")
+        self.fusion = model.fusion
+
+    def forward(
+        self,
+        vectors: Tensor,
+        scales: Tensor,
+        age_s: Tensor,
+        weight: Tensor,
+        mask: Tensor,
+        live_items: Tensor,
+        live_behavior: Tensor,
+        live_age_s: Tensor,
+        live_score: Tensor,
+        live_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """See the table of graphs in docs/formats.md."""
+        cached = Cached(vectors.to(torch.float32) * scales[..., None], age_s, weight, mask)
+        state, state_bias = self.fusion(cached, Live(live_items, live_behavior, live_age_s, live_score, live_mask))
+        return state, state_bias
+
+
+class ScoreGraph(nn.Module):
+    """State and candidates to scores."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, state: Tensor, state_bias: Tensor, candidates: Tensor, scales: Tensor, bias: Tensor, memory: Tensor
+    ) -> Tensor:
+        """See the table of graphs in docs/formats.md."""
+        vectors = candidates.to(torch.float32) * scales[:, None]
+        return self.model.score(state[None], state_bias[None], vectors, bias, memory[None])[0]
+
+
+OUTPUTS = {"encoder": ["vectors"], "state": ["state", "state_bias"], "score": ["scores"]}
+_AXES: dict[str, dict[str, dict[int, str]]] = {
+    "encoder": {name: {0: "B", 1: "L"} for name in ("items", "behavior", "gap_s", "score", "mask")},
+    "state": {
+        **{name: {0: "B", 1: "S"} for name in ("vectors", "scales", "age_s", "weight", "mask")},
+        **{f"live_{name}": {0: "B", 1: "L"} for name in ("items", "behavior", "age_s", "score", "mask")},
+    },
+    "score": {"state": {}, "state_bias": {}, **{n: {0: "I"} for n in ("candidates", "scales", "bias", "memory")}},
+}
+
+
+def graph(model: Model, name: str) -> nn.Module:
+    """One of the three graphs, ready to run or export."""
+    if name == "encoder":
+        return model.encoder.eval()
+    return (StateGraph(model) if name == "state" else ScoreGraph(model)).eval()
+
+
+def samples(sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
+    """Inputs of the right shapes and types for one graph, by input name."""
+    s, k, n, d, h, i = sizes.S, sizes.K, sizes.L, sizes.D, sizes.H, sizes.score_chunk
+    zeros = torch.zeros
+    events = {"score": zeros(batch, n), "mask": torch.ones(batch, n)}
+    behavior = zeros(batch, n, dtype=torch.int32)
+    if name == "encoder":
+        return {"items": zeros(batch, n, d), "behavior": behavior, "gap_s": zeros(batch, n), **events}
+    if name == "state":
+        return {
+            "vectors": zeros(batch, s, k, d, dtype=torch.int8),
+            "scales": torch.ones(batch, s, k),
+            "age_s": zeros(batch, s),
+            "weight": torch.ones(batch, s),
+            "mask": torch.ones(batch, s),
+            "live_items": zeros(batch, n, d),
+            "live_behavior": behavior,
+            "live_age_s": zeros(batch, n),
+            "live_score": events["score"],
+            "live_mask": events["mask"],
+        }
+    return {
+        "state": zeros(h, d),
+        "state_bias": zeros(h),
+        "candidates": zeros(i, d, dtype=torch.int8),
+        "scales": torch.ones(i),
+        "bias": zeros(i),
+        "memory": zeros(i, 4),
+    }
+
+
+def to_onnx(model: Model, sizes: Sizes, name: str, path: Path) -> None:
+    """Write one graph as ONNX, its batch, segments, events and candidates dynamic; no machine paths inside."""
+    import onnx  # noqa: PLC0415
+
+    inputs = samples(sizes, name, batch=2)
+    shapes = {key: dict.fromkeys(_AXES[name][key], torch.export.Dim.DYNAMIC) for key in inputs}
+    with _quiet():
+        program = torch.onnx.export(
+            graph(model, name),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=OUTPUTS[name],
+            dynamic_shapes=shapes,
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"torch gave no ONNX program for {name}")
+    onnx.save_model(_stripped(program.model_proto, _AXES[name]), str(path))
+
+
+def to_tflite(model: Model, sizes: Sizes, name: str, path: Path) -> None:
+    """Write one graph as TFLite: batch 1, every shape fixed, candidates in chunks of `sizes.score_chunk`."""
+    with _quiet():
+        import litert_torch  # noqa: PLC0415
+
+        edge = litert_torch.convert(
+            _NamedOutputs(graph(model, name), OUTPUTS[name]).eval(), sample_kwargs=samples(sizes, name, batch=1)
+        )
+        edge.export(str(path))
+
+
+class _NamedOutputs(nn.Module):
+    def __init__(self, inner: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.inner, self.names = inner, names
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        found = self.inner(**inputs)
+        return dict(zip(self.names, found if isinstance(found, tuple) else (found,), strict=True))
+
+
+def _stripped(proto: Any, axes: dict[str, dict[int, str]]) -> Any:
+    """Remove what differs from machine to machine, and call the dynamic axes by their letters."""
+    inside = proto.graph
+    del inside.value_info[:]
+    for part in [proto, inside, *inside.node, *inside.input, *inside.output, *inside.initializer]:
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]
+        part.doc_string = ""
+    letters: dict[str, str] = {}
+    for value in [*inside.input, *inside.output]:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param:
+                letter = axes.get(value.name, {}).get(axis, dim.dim_param)
+                dim.dim_param = letters.setdefault(dim.dim_param, letter)
+    return proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converters' own chatter, native code included, off our output; show it when they fail."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, saved in zip((1, 2), kept, strict=True):
+                os.dup2(saved, number)
+                os.close(saved)
+            if failed:
+                log.seek(0)
+                sys.stderr.write(log.read().decode(errors="replace")[-4000:])

@@ -1,0 +1,83 @@
+"""Small transformer parts that every exporter can lower: plain matmul and softmax, finite masks, no exp2, no -inf."""
+
+import torch
+from torch import Tensor, nn
+
+MASKED = -1e9
+
+
+class Attention(nn.Module):
+    """Multi-head attention with an additive mask."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, Q, D) queries.
+            context: (B, N, D) keys and values.
+            bias: broadcastable to (B, 1, Q, N); 0 where seen, MASKED where not.
+
+        Returns:
+            (B, Q, D).
+        """
+        key, value = self.key_value(context).chunk(2, dim=-1)
+        q, k, v = self._split(self.query(x)), self._split(key), self._split(value)
+        weights = torch.softmax(q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + bias, dim=-1)
+        mixed = (self.dropout(weights) @ v).transpose(1, 2)
+        merged: Tensor = self.out(mixed.reshape(x.shape))
+        return merged
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], x.shape[1], self.heads, x.shape[2] // self.heads).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads, dropout)
+        self.forward_net = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+        """(B, Q, D) queries over a (B, N, D) context; see `Attention`."""
+        x = x + self.dropout(self.attention(self.norm_attention(x), self.norm_attention(context), bias))
+        mixed: Tensor = x + self.dropout(self.forward_net(self.norm_forward(x)))
+        return mixed
+
+
+class Numbers(nn.Module):
+    """Embed a few non-negative numbers (seconds, scores) that span orders of magnitude."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2 * count, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, *columns: Tensor) -> Tensor:
+        """Columns of shape (...) to (..., D)."""
+        x = torch.stack(columns, dim=-1)
+        embedded: Tensor = self.net(torch.cat([squash(x), squash(x / DAY_S)], dim=-1))
+        return embedded
+
+
+DAY_S = 86400.0
+
+
+def squash(x: Tensor) -> Tensor:
+    """log(1 + x), for x >= 0."""
+    return torch.log(1.0 + x)
+
+
+def unseen(mask: Tensor) -> Tensor:
+    """(B, N) mask of 1 and 0 as the additive (B, 1, 1, N) bias of an attention."""
+    return (1.0 - mask)[:, None, None, :] * MASKED

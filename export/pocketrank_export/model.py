@@ -1,0 +1,78 @@
+"""The whole model: item vectors, encoder, fusion, score. Each of its three parts is one graph of the bundle."""
+
+import torch
+from torch import Tensor, nn
+
+from pocketrank.errors import BadConfig
+from pocketrank_export.encoder import SegmentEncoder
+from pocketrank_export.fusion import Fusion, Mean, Prefix
+from pocketrank_export.layers import DAY_S, squash
+from pocketrank_export.settings import ModelConfig
+
+
+class MemoryTerm(nn.Module):
+    """memory_u(c): a small function of what the user did with this very item; 0 for an item never touched."""
+
+    def __init__(self, hidden: int = 16) -> None:
+        super().__init__()
+        self.direct = nn.Linear(6, 1, bias=False)
+        out = nn.Linear(hidden, 1)
+        self.net = nn.Sequential(nn.Linear(6, hidden), nn.GELU(), out)
+        nn.init.zeros_(self.direct.weight)
+        nn.init.zeros_(out.weight)
+
+    def forward(self, memory: Tensor) -> Tensor:
+        """(..., 4) count, decayed count, seconds since the last event, mean interval -> (...)."""
+        count, decayed, since, interval = memory.unbind(dim=-1)
+        since, interval = squash(since / DAY_S), squash(interval / DAY_S)
+        again = torch.clamp(count - 1.0, min=0.0, max=1.0)
+        columns = [squash(count), squash(decayed), since, interval, (since - interval) * again, again]
+        features = torch.stack(columns, dim=-1)
+        touched = torch.clamp(count, max=1.0)
+        term: Tensor = (self.direct(features) + self.net(features))[..., 0] * touched
+        return term
+
+
+class Model(nn.Module):
+    """Items, encoder, fusion and score; `config` says which."""
+
+    def __init__(self, config: ModelConfig, items: int, behaviors: int, length: int) -> None:
+        super().__init__()
+        self.config = config
+        self.items = nn.Embedding(items + 1, config.width)  # the last row stands for an unknown item
+        nn.init.normal_(self.items.weight, std=config.width**-0.5)
+        self.bias = nn.Parameter(torch.zeros(items))
+        self.encoder = SegmentEncoder(
+            config.width, config.vectors, behaviors, config.encoder_layers, config.heads, config.dropout
+        )
+        self.fusion = _fusion(config, self.encoder, behaviors, length)
+        self.memory = MemoryTerm() if config.memory else None
+
+    def score(self, state: Tensor, state_bias: Tensor, candidates: Tensor, bias: Tensor, memory: Tensor) -> Tensor:
+        """Score candidates.
+
+        Args:
+            state: (B, H, D).
+            state_bias: (B, H).
+            candidates: (I, D) item vectors.
+            bias: (I,) item biases.
+            memory: (B, I, 4) features of the item memory.
+
+        Returns:
+            (B, I).
+        """
+        scores = (state @ candidates.T + state_bias[..., None]).sum(dim=1) + bias
+        return scores if self.memory is None else scores + self.memory(memory)
+
+
+def _fusion(config: ModelConfig, encoder: SegmentEncoder, behaviors: int, length: int) -> Fusion | None:
+    if config.fusion == "none":
+        return None
+    if config.fusion == "prefix":
+        return Prefix(config.width, behaviors, length, config.layers, config.heads, config.dropout)
+    means = {"mean": (False, False), "score_weighted": (True, False), "time_decay": (True, True)}
+    if config.fusion not in means:
+        known = ", ".join(["prefix", *means, "none"])
+        raise BadConfig(f"[model] fusion: found {config.fusion!r}, wanted one of {known}")
+    by_score, by_age = means[config.fusion]
+    return Mean(encoder, by_score=by_score, by_age=by_age, half_life_s=config.half_life_s)

@@ -1,0 +1,99 @@
+"""From a project to a trained model: reads its settings and events, trains in two stages, keeps the result."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from pocketrank.config import Project
+from pocketrank.errors import NotReady
+from pocketrank_export.examples import Builder
+from pocketrank_export.history import History, read_history
+from pocketrank_export.model import Model
+from pocketrank_export.settings import ModelConfig, TrainingConfig
+from pocketrank_export.split import Split
+from pocketrank_export.trained import Trained, memory_only, new_model
+
+
+def train(project: Project, *, progress: bool) -> Trained:
+    """Train on a project's events and write its model folder.
+
+    Interrupted, it goes on from the last epoch when called again with the same events and settings.
+
+    Raises:
+        NotReady: no events.
+        BadConfig: a setting in [model] or [training] is unknown or of the wrong type.
+    """
+    from pocketrank_export.training import fit  # noqa: PLC0415  (brings Lightning: seconds)
+
+    config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
+    policy = project.segments.cutter()
+    share = 1 - training.holdout - training.validation
+    history = read_history(project.events_dir, policy, training.min_count, training.max_items, share)
+    builder = _builder(
+        history, policy.max_events, project.segments.slots, project.memory.items, project.memory.half_life_s
+    )
+    split = Split.of(history.events.time_us, training.holdout, training.validation)
+    checkpoints = _checkpoints(project, config, training)
+    alone = new_model(memory_only(config), history.vocabulary, policy)
+    stage = dataclasses.replace(training, epochs=1)
+    found = {"memory_alone": fit(alone, builder, split, stage, checkpoints / "memory_alone", progress=progress)}
+    model = new_model(config, history.vocabulary, policy)
+    _start_from(model, alone)
+    found["pocketrank"] = fit(model, builder, split, training, checkpoints / "model", progress=progress)
+    trained = Trained(
+        model=model.eval(),
+        memory_alone=alone.eval(),
+        config=config,
+        training=training,
+        vocabulary=history.vocabulary,
+        policy=policy,
+        slots=project.segments.slots,
+        remembered=project.memory.items,
+        half_life_s=project.memory.half_life_s,
+        lateness_s=project.segments.lateness_s,
+        weights={name: float(value) for name, value in project.events.weights.items()},
+        split=split,
+        validation=found,
+    )
+    trained.save(project.model_dir)
+    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    return trained
+
+
+def builder_of(project: Project, trained: Trained) -> Builder:
+    """Examples of a project's events as a trained model counts them.
+
+    Raises:
+        NotReady: no events.
+    """
+    training, policy = trained.training, trained.policy
+    history = read_history(project.events_dir, policy, training.min_count, training.max_items, 1.0, trained.vocabulary)
+    return _builder(history, policy.max_events, trained.slots, trained.remembered, trained.half_life_s)
+
+
+def _builder(history: History, length: int, slots: int, remembered: int, half_life_s: float) -> Builder:
+    if len(history.segments) == len(history.users):
+        raise NotReady(
+            f"{len(history.users)} users with one segment each: nothing to learn what follows from; "
+            "ingest a longer log, or a shorter [segments] gap_s or max_events"
+        )
+    return Builder(history, slots, length, remembered, half_life_s)
+
+
+def _start_from(model: Model, alone: Model) -> None:
+    """Begin where the first stage ended: its item biases and memory."""
+    known = alone.state_dict()
+    shared = {name: value for name, value in known.items() if name.startswith("bias")}
+    if model.memory is not None:
+        shared |= {name: value for name, value in known.items() if name.startswith("memory")}
+    model.load_state_dict(shared, strict=False)
+
+
+def _checkpoints(project: Project, config: ModelConfig, training: TrainingConfig) -> Path:
+    """A folder named after everything the run depends on, so that only the same run goes on from it."""
+    events = sorted((path.name, path.stat().st_size) for path in project.events_dir.rglob("*.parquet"))
+    settings = [dataclasses.asdict(part) for part in (config, training, project.segments, project.memory)]
+    name = hashlib.sha256(json.dumps([settings, events], sort_keys=True).encode()).hexdigest()[:12]
+    return project.root / "model.checkpoints" / name

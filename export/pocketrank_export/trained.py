@@ -1,0 +1,152 @@
+"""A trained model on disk: `weights.safetensors` and `model.json`, read by `evaluate` and `export`.
+
+No pickles: checkpoints of a run that is still going are Lightning's and go away when it ends.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pocketrank import tensors
+from pocketrank.atomic import folder_beside
+from pocketrank.bundle import Sizes
+from pocketrank.config import parse
+from pocketrank.errors import NotReady
+from pocketrank.segments import Policy, policy_from, policy_settings
+from pocketrank_export.history import Vocabulary
+from pocketrank_export.model import Model
+from pocketrank_export.settings import ModelConfig, TrainingConfig
+from pocketrank_export.split import Split
+
+ENCODER_BATCH = 64
+SCORE_CHUNK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Everything that evaluation and export need of a training run.
+
+    Attributes:
+        model: the whole model.
+        memory_alone: item memory and popularity only, trained alike: the baseline.
+        config: how the model was built. training: how it was trained.
+        vocabulary: items and behaviours.
+        policy: the rule that closes segments.
+        slots: S. remembered: F.
+        half_life_s: of the decayed count.
+        lateness_s: allowed lateness.
+        weights: score of an event by its behaviour.
+        split: where validation and test begin.
+        validation: NDCG@10 on the validation sessions, of the model and of the memory alone.
+    """
+
+    model: Model
+    memory_alone: Model
+    config: ModelConfig
+    training: TrainingConfig
+    vocabulary: Vocabulary
+    policy: Policy
+    slots: int
+    remembered: int
+    half_life_s: float
+    lateness_s: int
+    weights: dict[str, float]
+    split: Split
+    validation: dict[str, float]
+
+    @property
+    def sizes(self) -> Sizes:
+        """Axis lengths of the graphs."""
+        return Sizes(
+            S=self.slots,
+            K=self.config.vectors,
+            L=self.policy.max_events,
+            D=self.config.width,
+            H=1,
+            I=len(self.vocabulary.items),
+            F=self.remembered,
+            T=self.config.top_items,
+            encoder_batch=ENCODER_BATCH,
+            score_chunk=SCORE_CHUNK,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the folder, whole or not at all; what an earlier run left in it goes away."""
+        arrays: tensors.Tensors = {"counts": self.vocabulary.counts.astype(np.int64)}
+        for prefix, model in (("model", self.model), ("memory_alone", self.memory_alone)):
+            for name, value in model.state_dict().items():
+                arrays[f"{prefix}.{name}"] = value.detach().cpu().numpy()
+        facts = {
+            "model": dataclasses.asdict(self.config),
+            "training": dataclasses.asdict(self.training),
+            "items": self.vocabulary.items,
+            "behaviors": self.vocabulary.behaviors,
+            "policy": policy_settings(self.policy),
+            "slots": self.slots,
+            "remembered": self.remembered,
+            "half_life_s": self.half_life_s,
+            "lateness_s": self.lateness_s,
+            "weights": self.weights,
+            "split": dataclasses.asdict(self.split),
+            "validation": self.validation,
+        }
+        with folder_beside(folder) as draft:
+            tensors.save(draft / "weights.safetensors", arrays, {})
+            (draft / "model.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path) -> "Trained":
+        """Read what `save` wrote.
+
+        Raises:
+            NotReady: no trained model there.
+        """
+        path = folder / "model.json"
+        if not path.is_file():
+            raise NotReady(f"{folder}: no trained model; make one with: pocketrank train")
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        arrays, _ = tensors.read(folder / "weights.safetensors")
+        config = parse(ModelConfig, facts["model"], f"{path} model")
+        policy = policy_from(facts["policy"])
+        vocabulary = Vocabulary(facts["items"], facts["behaviors"], arrays["counts"])
+        made = [
+            _loaded(new_model(chosen, vocabulary, policy), arrays, prefix)
+            for chosen, prefix in ((config, "model"), (memory_only(config), "memory_alone"))
+        ]
+        return cls(
+            model=made[0],
+            memory_alone=made[1],
+            config=config,
+            training=parse(TrainingConfig, facts["training"], f"{path} training"),
+            vocabulary=vocabulary,
+            policy=policy,
+            split=Split(**facts["split"]),
+            **{
+                name: facts[name]
+                for name in ("slots", "remembered", "half_life_s", "lateness_s", "weights", "validation")
+            },
+        )
+
+
+def memory_only(config: ModelConfig) -> ModelConfig:
+    """The same model without encoder and fusion."""
+    return dataclasses.replace(config, fusion="none", memory=True)
+
+
+def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy) -> Model:
+    """A model with fresh weights, its item biases at log popularity."""
+    model = Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events)
+    share = vocabulary.counts / vocabulary.counts.sum()
+    with torch.no_grad():
+        model.bias.copy_(torch.log(torch.from_numpy(share)))
+    return model
+
+
+def _loaded(model: Model, arrays: dict[str, Any], prefix: str) -> Model:
+    model.load_state_dict({name: torch.from_numpy(arrays[f"{prefix}.{name}"]) for name in model.state_dict()})
+    return model.eval()

@@ -1,0 +1,311 @@
+"""Rank on the device: observe events, rank candidates, say why.
+
+The state is worked out when something changed (an event, a pack, a step of the clock) and kept; a request runs the
+score graph alone.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketrank import engines
+from pocketrank.bundle import Bundle, Int64Array, ItemId
+from pocketrank.cache import Cache, Observed
+from pocketrank.encoding import Encoder
+from pocketrank.errors import BadInput, BadPack, BundleMismatch
+from pocketrank.pack import Pack
+from pocketrank.quantise import FloatArray
+from pocketrank.reasons import Reason, reasons
+from pocketrank.scoring import best, score_items
+from pocketrank.segments import MICROSECONDS
+from pocketrank.situation import Situation, situate
+
+CLOCK_STEP_S = 60
+Time = datetime | int | float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Hit:
+    """One ranked item.
+
+    Attributes:
+        item: its id.
+        score: its score; only the order between items of one ranking means something.
+    """
+
+    item: ItemId
+    score: float
+    _ranking: "Ranking"
+    _place: int
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """What each segment, the live session and the memory added, the greatest first; worked out when asked for."""
+        return self._ranking.reasons[self._place]
+
+    def __repr__(self) -> str:
+        return f"Hit({self.item!r}, {self.score:.3f})"
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking(Sequence[Hit]):
+    """The answer to one request: hits, best first.
+
+    Attributes:
+        rows: (k,) vocabulary rows of the hits.
+        scores: (k,) float32.
+        basis: what it was ranked from: "segments", "live", "memory", "popularity".
+    """
+
+    rows: Int64Array
+    scores: FloatArray
+    basis: tuple[str, ...]
+    _ranker: "Ranker"
+    _situation: Situation
+    _now_us: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        ids = self._situation.bundle.items.ids
+        return Hit(ids[self.rows[place]], float(self.scores[place]), self, place)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return (self[place] for place in range(len(self)))
+
+    @cached_property
+    def reasons(self) -> list[tuple[Reason, ...]]:
+        """Reasons of every hit."""
+        return self._ranker._reasons(self._situation, self.rows, self._now_us)
+
+
+class Ranker:
+    """Ranks one user's candidates on the device; safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle, cache: Cache, engine: str) -> None:
+        self.bundle, self.engine = bundle, engine
+        self.refused: str | None = None
+        self._cache, self._lock = cache, threading.RLock()
+        folder = bundle.folder
+        self._state, self._score = (engines.load(folder, name, engine) for name in ("state", "score"))
+        self._encoder = Encoder(bundle, engines.load(folder, "encoder", engine), batch=1)
+        self._known: tuple[int, Situation, FloatArray, FloatArray] | None = None
+        self._pack = self._cached_pack()
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        cache: str | Path = ":memory:",
+        pack: str | Path | None = None,
+        engine: str | None = None,
+    ) -> "Ranker":
+        """Open a ranker.
+
+        Args:
+            bundle: folder of the bundle.
+            cache: SQLite file with the live events and the newest pack; made when it is not there.
+            pack: a pack to take in, as `load` does.
+            engine: "onnx", "litert" or "tflite"; None takes the first one installed.
+
+        Raises:
+            BadBundle: the bundle is not whole. BadPack, BundleMismatch: as `load`.
+            MissingExtra: the engine is not installed.
+        """
+        opened = Bundle.open(bundle)
+        ranker = cls(opened, Cache(cache), engines.choose(engine))
+        if pack is not None:
+            ranker.load(pack)
+        return ranker
+
+    def load(self, pack: str | Path) -> None:
+        """Take in a newer pack; it is kept in the cache. When it is refused, the old one stays.
+
+        Raises:
+            BadPack: not a whole pack.
+            BundleMismatch: encoded by another model than this bundle.
+        """
+        new = Pack.open(Path(pack))
+        with self._lock:
+            self._check(new, str(pack))
+            if self._pack is not None and new.version < self._pack.version:
+                raise BadPack(f"{pack}: version {new.version} is older than {self._pack.version}, which is kept")
+            self._cache.pack = new.to_bytes()
+            self._pack, self._known, self.refused = new, None, None
+
+    def observe(self, item: ItemId, behavior: str = "view", score: float | None = None, at: Time = None) -> None:
+        """Take in one event; it is durable when this returns.
+
+        Args:
+            item: item id; one that the vocabulary lacks is kept, and encoded as an unknown item.
+            behavior: what the user did.
+            score: how much it weighs, >= 0; None takes the bundle's weight of the behaviour, or 1.
+            at: a datetime with a zone, or seconds since 1970; None is now.
+
+        Raises:
+            BadInput: a score or a time that is not usable.
+        """
+        weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else float(score)
+        if not math.isfinite(weight) or weight < 0:
+            raise BadInput(f"observe: score is {score!r}, wanted a finite number of at least 0")
+        event = Observed(_microseconds(at), item, behavior, weight)
+        with self._lock:
+            self._cache.add(event)
+            self._known = None
+
+    def rank(
+        self,
+        k: int = 10,
+        candidates: Sequence[ItemId] | None = None,
+        exclude_seen: bool = False,
+        now: Time = None,
+    ) -> Ranking:
+        """Rank items.
+
+        Args:
+            k: hits wanted, at most.
+            candidates: item ids; ones that the vocabulary lacks are left out. None ranks the whole catalogue.
+            exclude_seen: leave out items that the user has touched.
+            now: time of the request, as `observe` takes it.
+
+        Returns:
+            At most k hits, best first, ties by vocabulary row.
+
+        Raises:
+            BadInput: k is less than 1.
+        """
+        if k < 1:
+            raise BadInput(f"rank: k is {k}, wanted at least 1")
+        now_us = _microseconds(now)
+        with self._lock:
+            situation, state, state_bias = self._now(now_us)
+            rows = self._rows(candidates)
+            if exclude_seen:
+                rows = rows[~np.isin(rows, situation.seen)]
+            scores = self._scores(situation, rows, now_us, state, state_bias, memory=True)
+            top = best(scores, rows, k)
+            return Ranking(rows[top], scores[top], self._basis(situation), self, situation, now_us)
+
+    def forget(self) -> None:
+        """Remove every event and the pack from the device."""
+        with self._lock:
+            self._cache.clear()
+            self._pack, self._known = None, None
+
+    def stats(self) -> dict[str, Any]:
+        """What the ranker has: engine, encoder, segments, live events, remembered items, why a pack was refused."""
+        with self._lock:
+            situation, _, _ = self._now(_microseconds(None))
+            return {
+                "engine": self.engine,
+                "model_id": self.bundle.manifest.model_id,
+                "encoder_id": self.bundle.manifest.encoder_id,
+                "segments": len(situation.closed.end_s),
+                "live_events": len(situation.live),
+                "remembered_items": len(situation.memory.items),
+                "pack_version": None if self._pack is None else list(self._pack.version),
+                "pack_refused": self.refused,
+            }
+
+    def changed(self) -> None:
+        """Work the state out again at the next request, as after an event."""
+        with self._lock:
+            self._known = None
+
+    def close(self) -> None:
+        """Close the cache."""
+        self._cache.close()
+
+    def __enter__(self) -> "Ranker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _cached_pack(self) -> Pack | None:
+        content = self._cache.pack
+        if content is None:
+            return None
+        try:
+            pack = Pack.from_bytes(content, "the cached pack")
+            self._check(pack, "the cached pack")
+        except (BadPack, BundleMismatch) as error:
+            self.refused = str(error)
+            return None
+        return pack
+
+    def _check(self, pack: Pack, where: str) -> None:
+        found, wanted = pack.encoder_id, self.bundle.manifest.encoder_id
+        if found != wanted:
+            raise BundleMismatch(f"{where}: encoded by {found}, this bundle's encoder is {wanted}; sync again")
+        sizes = self.bundle.sizes
+        if pack.vectors.shape[1:] != (sizes.K, sizes.D) or pack.memory_items.max(initial=-1) >= sizes.I:
+            raise BadPack(f"{where}: its sizes are not the bundle's {sizes.K, sizes.D, sizes.I}; sync again")
+
+    def _now(self, now_us: int) -> tuple[Situation, FloatArray, FloatArray]:
+        """The situation and the state, worked out again when something changed or the clock made a step."""
+        step = now_us // (CLOCK_STEP_S * MICROSECONDS)
+        if self._known is None or self._known[0] != step:
+            situation = situate(self.bundle, self._encoder, self._pack, self._cache.events(), now_us)
+            run = self._state.run(situation.state_inputs(now_us))
+            self._known = (step, situation, run["state"][0], run["state_bias"][0])
+        return self._known[1:]
+
+    def _rows(self, candidates: Sequence[ItemId] | None) -> Int64Array:
+        if candidates is None:
+            return np.arange(self.bundle.sizes.I)
+        found = {self.bundle.items.row.get(item, -1) for item in candidates}
+        return np.array(sorted(found - {-1}), np.int64)
+
+    def _scores(
+        self,
+        situation: Situation,
+        rows: Int64Array,
+        now_us: int,
+        state: FloatArray,
+        state_bias: FloatArray,
+        *,
+        memory: bool,
+    ) -> FloatArray:
+        table = np.zeros((len(rows), 4), np.float32)
+        if memory:
+            table = situation.memory.features(rows, now_us // MICROSECONDS, self.bundle.manifest.memory_half_life_s)
+        return score_items(self.bundle, self._score, rows, state, state_bias, table)
+
+    def _reasons(self, situation: Situation, rows: Int64Array, now_us: int) -> list[tuple[Reason, ...]]:
+        def score(state: FloatArray, state_bias: FloatArray, memory: bool) -> FloatArray:
+            return self._scores(situation, rows, now_us, state, state_bias, memory=memory)
+
+        with self._lock:
+            return reasons(situation, now_us, self._state, score)
+
+    def _basis(self, situation: Situation) -> tuple[str, ...]:
+        there = {
+            "segments": len(situation.closed.end_s),
+            "live": len(situation.live),
+            "memory": len(situation.memory.items),
+            "popularity": 1,
+        }
+        return tuple(name for name, count in there.items() if count)
+
+
+def _microseconds(at: Time) -> int:
+    if at is None:
+        return time.time_ns() // 1000
+    if isinstance(at, datetime):
+        if at.tzinfo is None:
+            raise BadInput(f"time {at} has no zone; give one, such as datetime(..., tzinfo=UTC)")
+        return round((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * MICROSECONDS)
+    return round(at * MICROSECONDS)

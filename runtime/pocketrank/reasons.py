@@ -1,0 +1,118 @@
+"""Why an item ranks where it does: what each segment, the live session and the item memory added to its score.
+
+Each is left out once; what its absence takes away is what it added. `interaction` is the remainder, so that all of
+them and `base` (the score of somebody without any history) sum to the score.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketrank.bundle import ItemId
+from pocketrank.engines import Graph
+from pocketrank.situation import Arrays, Situation
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One part of a score.
+
+    Attributes:
+        kind: "segment", "live", "memory", "base" or "interaction".
+        added: what it added to the score.
+        start_s: of a segment, its first event, seconds since 1970; 0 otherwise.
+        end_s: of a segment, its last event; 0 otherwise.
+        items: of a segment, its foremost items.
+    """
+
+    kind: str
+    added: float
+    start_s: int = 0
+    end_s: int = 0
+    items: tuple[ItemId, ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind != "segment":
+            return f"{self.kind} {self.added:+.2f}"
+        day = np.datetime64(self.end_s, "s").astype("datetime64[D]")
+        return f"{day} {', '.join(map(str, self.items))} {self.added:+.2f}"
+
+
+def reasons(
+    situation: Situation,
+    now_us: int,
+    state: Graph,
+    score: Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32], bool], FloatArray],
+) -> list[tuple[Reason, ...]]:
+    """Work out the parts of some candidates' scores.
+
+    Args:
+        situation: what the phone knows.
+        now_us: the clock of the ranking.
+        state: the state graph.
+        score: (H, D) state, (H,) state_bias and whether the memory counts -> (I,) scores of these candidates.
+
+    Returns:
+        For each candidate its reasons, the greatest first; they sum to its score.
+    """
+    inputs = situation.state_inputs(now_us)
+    segments = len(situation.closed.end_s)
+    masks = _left_out(inputs, segments, live=bool(len(situation.live)))
+    states, biases = _run_each(state, inputs, masks)
+    full = score(states[0], biases[0], True)
+    base = score(states[1], biases[1], False)
+    parts = [Reason("base", 0.0), Reason("memory", 0.0)]
+    added = [base, full - score(states[0], biases[0], False)]
+    if len(situation.live):
+        parts.append(Reason("live", 0.0))
+        added.append(full - score(states[2], biases[2], True))
+    for number in range(segments):
+        parts.append(_segment(situation, number))
+        at = len(states) - segments + number
+        added.append(full - score(states[at], biases[at], True))
+    table = np.stack(added)
+    parts.append(Reason("interaction", 0.0))
+    table = np.vstack([table, full - table.sum(axis=0)])
+    return [_of_one(parts, column) for column in table.T]
+
+
+def _left_out(inputs: Arrays, segments: int, *, live: bool) -> list[Arrays]:
+    """Masks of the runs: everything; nothing; without the live events; without each segment."""
+    mask, live_mask = inputs["mask"], inputs["live_mask"]
+    runs = [(mask, live_mask), (np.zeros_like(mask), np.zeros_like(live_mask))]
+    if live:
+        runs.append((mask, np.zeros_like(live_mask)))
+    for number in range(segments):
+        without = mask.copy()
+        without[0, number] = 0
+        runs.append((without, live_mask))
+    return [{"mask": mask, "live_mask": live_mask} for mask, live_mask in runs]
+
+
+def _run_each(state: Graph, inputs: Arrays, masks: list[Arrays]) -> tuple[FloatArray, FloatArray]:
+    if state.batch:
+        runs = [state.run({**inputs, **mask}) for mask in masks]
+        return np.concatenate([run["state"] for run in runs]), np.concatenate([run["state_bias"] for run in runs])
+    batch = {name: np.repeat(array, len(masks), axis=0) for name, array in inputs.items()}
+    batch["mask"] = np.concatenate([mask["mask"] for mask in masks])
+    batch["live_mask"] = np.concatenate([mask["live_mask"] for mask in masks])
+    run = state.run(batch)
+    return run["state"], run["state_bias"]
+
+
+def _segment(situation: Situation, number: int) -> Reason:
+    closed = situation.closed
+    items = tuple(situation.bundle.items.ids[row] for row in closed.top_items[number] if row >= 0)
+    return Reason("segment", 0.0, int(closed.start_s[number]), int(closed.end_s[number]), items)
+
+
+def _of_one(parts: list[Reason], added: FloatArray) -> tuple[Reason, ...]:
+    filled = [
+        Reason(part.kind, float(value), part.start_s, part.end_s, part.items)
+        for part, value in zip(parts, added, strict=True)
+    ]
+    return tuple(sorted(filled, key=lambda reason: -reason.added))

@@ -1,0 +1,124 @@
+"""Does this engine, on this machine, score as the model did when it was exported?
+
+The golden cases travel in the bundle with the outputs of the framework that trained it, so any client can ask.
+Values may differ by the rounding of another order of sums; the order of the best 20 may not, but between scores so
+close that this rounding decides.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketrank import engines, tensors
+from pocketrank.bundle import Bundle
+from pocketrank.engines import Arrays, Graph
+from pocketrank.scoring import score_items
+
+TOP = 20
+LIMIT = 1e-5
+TIE = 2e-5
+_STATE = ("vectors", "scales", "age_s", "weight", "mask", "live_behavior", "live_age_s", "live_score", "live_mask")
+_ENCODER = ("behavior", "gap_s", "score", "mask")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How one engine compares with the golden outputs.
+
+    Attributes:
+        cases: golden cases.
+        empty: cases with neither segments nor live events.
+        max_abs_diff: greatest difference of any output.
+        excess: greatest difference of a score over its limit, LIMIT * max(1, |score|); fine up to 1.
+        order_same: cases whose best 20 are in the same order.
+    """
+
+    cases: int
+    empty: int
+    max_abs_diff: float
+    excess: float
+    order_same: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the engine may be trusted with this bundle."""
+        return self.cases > 0 and self.excess <= 1 and self.order_same == self.cases
+
+
+def check(bundle: Bundle, engine: str) -> Parity:
+    """Run every golden case on one engine.
+
+    Raises:
+        BadTensors: the golden file is damaged.
+        MissingExtra: the engine is not installed.
+    """
+    golden, _ = tensors.read(bundle.folder / "golden.safetensors")
+    encoder, state, score = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state", "score"))
+    embed = bundle.items.embed
+    encoded = _each(
+        encoder, {"items": embed(golden["encoder.rows"]), **{name: golden[f"encoder.{name}"] for name in _ENCODER}}
+    )
+    states = _each(
+        state, {"live_items": embed(golden["state.live_rows"]), **{name: golden[f"state.{name}"] for name in _STATE}}
+    )
+    scores = np.stack(
+        [
+            _scores(bundle, golden, case, score, states["state"][case], states["state_bias"][case])
+            for case in range(len(states["state"]))
+        ]
+    )
+    pairs = [
+        (encoded["vectors"], golden["encoder.vectors"]),
+        (states["state"], golden["state.state"]),
+        (states["state_bias"], golden["state.state_bias"]),
+        (scores, golden["score.scores"]),
+    ]
+    allowed = [LIMIT * np.maximum(1, np.abs(wanted)) for _, wanted in pairs]
+    return Parity(
+        cases=len(scores),
+        empty=int(((golden["state.mask"].sum(axis=1) == 0) & (golden["state.live_mask"].sum(axis=1) == 0)).sum()),
+        max_abs_diff=max(_peak(np.abs(found - wanted)) for found, wanted in pairs),
+        excess=max(
+            _peak(np.abs(found - wanted) / limit) for (found, wanted), limit in zip(pairs, allowed, strict=True)
+        ),
+        order_same=sum(same_order(found, wanted) for found, wanted in zip(scores, golden["score.scores"], strict=True)),
+    )
+
+
+def same_order(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
+    """Whether the best 20 agree, passing over swaps between scores closer than TIE."""
+    ours, theirs = (np.lexsort((np.arange(len(x)), -x))[:TOP] for x in (found, wanted))
+    return bool(np.all((ours == theirs) | (np.abs(wanted[ours] - wanted[theirs]) < TIE)))
+
+
+def _peak(differences: npt.NDArray[np.float32]) -> float:
+    """The greatest difference; NaN counts as infinite, since an engine that gives NaN agrees with nothing."""
+    return float(np.nan_to_num(differences, nan=np.inf, posinf=np.inf).max(initial=0.0))
+
+
+def _each(graph: Graph, inputs: Arrays) -> Arrays:
+    if not graph.batch:
+        return graph.run(inputs)
+    runs = [
+        graph.run({name: column[case : case + 1] for name, column in inputs.items()})
+        for case in range(len(next(iter(inputs.values()))))
+    ]
+    return {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+
+
+def _scores(
+    bundle: Bundle,
+    golden: Arrays,
+    case: int,
+    score: Graph,
+    state: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Scores of one case's candidates, from this engine's own state: errors add up as they would on a phone."""
+    rows = golden["score.rows"]
+    memory = np.zeros((len(rows), 4), np.float32)
+    place = np.searchsorted(rows, golden["score.memory_rows"][case])
+    there = rows[np.minimum(place, len(rows) - 1)] == golden["score.memory_rows"][case]
+    memory[place[there]] = golden["score.memory"][case][there]
+    return score_items(bundle, score, rows, state, bias, memory)
