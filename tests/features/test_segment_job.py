@@ -284,6 +284,25 @@ def test_running_twice_gives_the_same_bytes_and_leaves_nothing_behind(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("arrival", [True, False])
+def test_the_order_of_rows_in_the_files_changes_no_byte(tmp_path: Path, bundle: Bundle, arrival: bool) -> None:
+    log = [{**row, "arrival": number if arrival else 0} for number, row in enumerate(random_log())]
+    found = []
+    for seed in (1, 2):
+        project = Project(tmp_path / str(seed), {})
+        path = project.events_dir / "bucket=00" / "a.parquet"
+        path.parent.mkdir(parents=True)
+        order = np.random.default_rng(seed).permutation(len(log))
+        # Without arrival numbers the item decides: what is alike in all that is compared is alike in all that is told.
+        rows = [log[place] if arrival else {**log[place], "behavior": "view", "score": 1.0} for place in order]
+        pq.write_table(pa.Table.from_pylist(rows, EVENT_SCHEMA), path)
+        segment(project, bundle.folder, LATER)
+        found.append({view: everything(project.rows_dir(f"{view}_e1")) for view in ("segments", "users", "items")})
+        ids = [(row["user_id"], row["ordinal_first"]) for row in read(project, "segments")]
+        assert ids == sorted(ids)
+    assert found[0] == found[1]
+
+
 def test_one_bucket_gives_the_rows_of_eight(tmp_path: Path, bundle: Bundle) -> None:
     log = random_log()
     found = []
