@@ -22,7 +22,7 @@ from pocketrank.errors import BadConfig, BadEvents
 from pocketrank_features import checks
 from pocketrank_features.batches import Batch, batch_files, read_batches
 from pocketrank_features.logfiles import SPARE_COLUMNS, literal, quoted
-from pocketrank_features.partitions import write_batch
+from pocketrank_features.partitions import ROWS_AT_ONCE, write_batch
 from pocketrank_features.sources import Source, open_source
 
 MEMORY_LIMIT = "2GB"
@@ -66,7 +66,7 @@ def ingest(project: Project, spec: str, overrides: Overrides | None = None) -> R
         reading = replace(reading, columns=dict(named), time_unit=(overrides and overrides.time_unit) or "")
     if old := next((batch for batch in known.values() if batch.digest == source.digest), None):
         return _already(project, spec, old, reading)
-    with _workshop(project.root) as connection, _readable(spec):
+    with _workshop(project.root) as connection, _readable(spec, source):
         log = _raw_log(connection, source, spec, reading.columns)
         batch, facts = _check(log, source, reading, known, project)
         write_batch(project, log, batch)
@@ -125,10 +125,11 @@ def _workshop(root: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextlib.contextmanager
-def _readable(spec: str) -> Iterator[None]:
+def _readable(spec: str, source: Source) -> Iterator[None]:
     """Say in one line what duckdb says in many."""
     try:
-        yield
+        with _text_read_whole(source):
+            yield
     except duckdb.InterruptException:
         raise KeyboardInterrupt from None
     except (duckdb.OutOfMemoryException, duckdb.InternalException, duckdb.CatalogException, duckdb.ParserException):
@@ -137,6 +138,20 @@ def _readable(spec: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = " ".join(lines[:3])[:300]
         raise BadEvents(f"{spec}: cannot be read ({said}); mend the file, or write it again") from None
+
+
+@contextlib.contextmanager
+def _text_read_whole(source: Source) -> Iterator[None]:
+    """Where duckdb < 2 breaks on text that is not UTF-8, read every column: only then does it name the line."""
+    try:
+        yield
+    except duckdb.InternalException:
+        if source.is_text:
+            with duckdb.connect() as connection:
+                rows = connection.sql(f"SELECT * FROM {source.rows}").fetch_record_batch(ROWS_AT_ONCE)  # noqa: S608
+                for _ in rows:
+                    pass
+        raise
 
 
 def _raw_log(

@@ -63,7 +63,7 @@ def _write_bucket(connection: duckdb.DuckDBPyConnection, batch: Batch, path: Pat
         FROM checked WHERE reason IS NULL AND {bucket_sql("user_id", batch.buckets)} = {bucket}
         ORDER BY user_id, time_us, "row", item_id
     """  # noqa: S608
-    reader = connection.sql(query).to_arrow_reader(ROWS_AT_ONCE)
+    reader = connection.sql(query).fetch_record_batch(ROWS_AT_ONCE)
     first = next(reader, None)
     if first is None or not first.num_rows:
         return
@@ -86,5 +86,5 @@ def _write_rejected(path: Path, log: RawLog, batch: Batch) -> None:
             with pq.ParquetFile(path) as earlier:
                 for rows in earlier.iter_batches(ROWS_AT_ONCE):
                     writer.write_batch(rows.filter(pc.not_equal(rows["batch"], batch.key)).cast(REJECTED_SCHEMA))
-        for rows in log.connection.sql(query).to_arrow_reader(ROWS_AT_ONCE):
+        for rows in log.connection.sql(query).fetch_record_batch(ROWS_AT_ONCE):
             writer.write_batch(rows.cast(REJECTED_SCHEMA))
