@@ -1,0 +1,84 @@
+# Everything a person or CI does with this repository, on a machine with no more than make, a compiler and a Python
+# from 3.11 to 3.13. Each target sets up what it needs in .venv; nothing outside this folder is changed.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint types constraints clean
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+UV := $(BIN)/uv
+# Big wheels on a slow line take longer than uv waits by default.
+export UV_HTTP_TIMEOUT ?= 300
+
+PYTHON ?= # the Python to set up with; empty: the first that will do
+TORCH ?= # cpu: a torch without CUDA, a tenth of the size
+PROJECT ?= feature_repo
+DATA ?=
+ARGS ?=
+UPGRADE ?=
+
+help: ## Show this
+	@echo 'make TARGET [VARIABLE=...]'
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15
+
+demo: $(READY) ## The whole job on a real log, to rankings on a "device"; DATA=ml100k takes films, PROJECT=DIR another folder
+	@$(BIN)/pocketrank demo --project '$(PROJECT)' $(if $(DATA),--data '$(DATA)')
+
+test: lint types ## All that CI checks, stopping at the first that fails; ARGS='tests/runtime -k pack' narrows the tests
+	@echo '== pytest'
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(READY) ## Style, formatting, and who may import whom
+	@echo '== ruff check'
+	@$(BIN)/ruff check --quiet
+	@echo '== ruff format --check'
+	@$(BIN)/ruff format --check --quiet || { echo 'not formatted as above says; run: $(BIN)/ruff format'; exit 1; }
+	@echo '== lint-imports'
+	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log 2>&1 || { cat $(VENV)/imports.log; exit 1; }
+
+types: $(READY) ## mypy --strict
+	@echo '== mypy'
+	@$(BIN)/mypy --no-error-summary
+
+setup: $(READY) ## What the others do by themselves: .venv with all extras; TORCH=cpu for a torch without CUDA
+
+constraints: $(UV) ## Resolve constraints.txt anew, keeping what still fits; UPGRADE=1 takes the newest of everything
+	@$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --fork-strategy fewest \
+	  --no-annotate --custom-compile-command 'make constraints' $(if $(UPGRADE),--upgrade) --quiet -o constraints.txt
+	@echo "constraints.txt: $$(grep -c == constraints.txt) packages"
+
+clean: ## Remove .venv and every cache; what a project made stays
+	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Touched last: what was interrupted, or has other dependencies by now, is done again.
+$(READY): pyproject.toml constraints.txt | $(UV)
+	@rm -f $@
+	@echo 'Setting up $(VENV): some 3 GB to fetch the first time, 6 GB on disk; minutes ...'
+	@$(UV) pip install --quiet --python $(BIN)/python $(if $(TORCH),--torch-backend '$(TORCH)') \
+	  -c constraints.txt -e '.[dev]'
+	@# The films of `DATA=ml100k` are inside this package; its code is never imported, so it brings nothing along.
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps recbole==1.2.1
+	@touch $@
+
+# What fits is asked of each candidate itself: a version manager's stand-in may be there and yet start nothing.
+$(UV):
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+	  "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || continue; \
+	  "$$python" -c 'import venv, ensurepip' 2>/dev/null || { without="$$python"; continue; }; \
+	  found="$$python"; break; \
+	done; \
+	if [ -z "$$found" ] && [ -n "$$without" ]; then \
+	  echo "make: $$without has no venv; install it (Debian, Ubuntu: apt install python3-venv), or: make PYTHON=..." >&2; \
+	  exit 1; \
+	elif [ -z "$$found" ]; then \
+	  have=$$($(or $(PYTHON),python3) --version 2>/dev/null || echo 'no Python'); \
+	  echo "make: found $$have; needs Python 3.11, 3.12 or 3.13: install one, or: make PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$found" --version)"; \
+	"$$found" -m venv --clear $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
