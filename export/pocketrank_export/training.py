@@ -5,6 +5,7 @@ are Lightning's.
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,8 +128,9 @@ def fit(model: Model, builder: Builder, split: Split, config: TrainingConfig, fo
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
+    torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
     steps = Steps(builder, split, config)
-    held = first_after(builder, split.validation_us, split.until_us)
+    validation: Any = list(batches(builder, *first_after(builder, split.validation_us, split.until_us)))
     module = Fit(model, config, config.epochs * len(steps) + 1)
     best = ModelCheckpoint(folder, "best", monitor="ndcg", mode="max", save_last=True, enable_version_counter=False)
     stop = EarlyStopping("ndcg", mode="max", patience=config.patience)
@@ -148,7 +150,7 @@ def fit(model: Model, builder: Builder, split: Split, config: TrainingConfig, fo
         trainer.fit(
             module,
             torch.utils.data.DataLoader(steps, batch_size=None),
-            list(batches(builder, *held)),
+            torch.utils.data.DataLoader(validation, batch_size=None),
             ckpt_path=str(last) if last.is_file() else None,
         )
     if trainer.interrupted:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pocketrank.command import Command, Report
 
+COLUMN_OPTIONS = tuple(f"--{name}-column" for name in ("user", "item", "behavior", "time", "score", "event-id"))
+
 
 def _pack_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("user", nargs="*", help="ids of users")
@@ -52,9 +54,14 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
         "source", help="complete-journey, ml100k, git:PATH, or a .parquet, a folder of them, .csv, .csv.gz"
     )
     parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+    _log_arguments(parser)
+
+
+def _log_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-unit", choices=("s", "ms"), help="what a number in the time column counts")
-    for name in ("user", "item", "behavior", "time", "score", "event-id"):
-        parser.add_argument(f"--{name}-column", metavar="COLUMN", help=f"column of the log that holds the {name}")
+    for option in COLUMN_OPTIONS:
+        name = option.removeprefix("--").removesuffix("-column")
+        parser.add_argument(option, metavar="COLUMN", help=f"column of the log that holds the {name}")
 
 
 def _ingest(arguments: argparse.Namespace) -> Report:
@@ -111,7 +118,35 @@ SEGMENT = Command(
     _segment,
 )
 
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        default="complete-journey",
+        metavar="LOG",
+        help="complete-journey (default), ml100k, git:PATH, or somebody's own .parquet, .csv or .csv.gz",
+    )
+    parser.add_argument("--project", type=Path, metavar="DIR", help="default: pocketrank-demo/NAME of the log")
+    parser.add_argument("--fresh", action="store_true", help="start over; otherwise what is done is not done again")
+    _log_arguments(parser)
+
+
+def _demo(arguments: argparse.Namespace) -> Report:
+    from pocketrank_features.demo import Wish, demo  # noqa: PLC0415
+
+    options = ["--time-unit", arguments.time_unit] if arguments.time_unit else []
+    for option in COLUMN_OPTIONS:
+        column = getattr(arguments, option[2:].replace("-", "_"))
+        options += [option, column] if column is not None else []
+    return demo(Wish(arguments.data, options, arguments.project, arguments.fresh))
+
+
+DEMO = Command(
+    "demo", "Do the whole job on one log, step by step.", "pocketrank demo --data git:.", _demo_arguments, _demo
+)
+
 COMMANDS: tuple[Command, ...] = (
+    DEMO,
     INIT,
     INGEST,
     SEGMENT,

@@ -158,7 +158,7 @@ class PackOnlineStore(OnlineStore):  # type: ignore[misc]
         statement = f"SELECT 1 FROM feature_rows {IN_VIEW} LIMIT 1"  # noqa: S608
         return self._connect(config).execute(statement, (config.project, table.name)).fetchone() is not None
 
-    def update(  # noqa: PLR0917 - Feast's signature
+    def update(
         self,
         config: RepoConfig,
         tables_to_delete: Sequence[FeatureView],

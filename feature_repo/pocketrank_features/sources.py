@@ -47,6 +47,41 @@ class Source:
     is_text: bool = False
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a log before it is read.
+
+    Attributes:
+        name: short and fit for a file name.
+        settings: dotted keys of pocketrank.toml that suit it.
+        session: what a run of its events is called, such as "basket".
+    """
+
+    name: str
+    settings: Mapping[str, object]
+    session: str = "session"
+
+
+def outline(spec: str) -> Outline:
+    """What is known of a log by its name alone.
+
+    Args:
+        spec: as `open_source` takes it.
+
+    Raises:
+        BadEvents: no such source.
+    """
+    if spec in _OUTLINES:
+        return _OUTLINES[spec]
+    if spec.startswith(GIT_PREFIX):
+        clone = Path(spec.removeprefix(GIT_PREFIX)).expanduser().resolve()
+        return Outline(_file_name(f"git-{clone.name}"), {"segments.gap_s": 3600})
+    if is_log_path(spec):
+        return Outline(_file_name(Path(spec).expanduser().resolve().name.split(".")[0]), {})
+    near = difflib.get_close_matches(spec, _NAMED, 1)
+    raise BadEvents(f"{spec!r}: unknown source{f'; did you mean {near[0]!r}?' if near else ''}; known are {KNOWN}")
+
+
 def open_source(spec: str) -> Source:
     """Open a log by name.
 
@@ -57,22 +92,14 @@ def open_source(spec: str) -> Source:
         BadEvents: no such source, or nothing readable there.
         MissingExtra: the package that brings the log is not installed.
     """
+    known = outline(spec)
     if spec in _NAMED:
         return _NAMED[spec]()
     if spec.startswith(GIT_PREFIX):
-        clone = Path(spec.removeprefix(GIT_PREFIX)).expanduser()
-        commits = read_commits(clone)
-        settings = {"segments.gap_s": 3600}
-        return Source(
-            _file_name(f"git-{clone.resolve().name}"), commits.events, commits.digest, settings, commits.left_out
-        )
-    if is_log_path(spec):
-        path = Path(spec).expanduser()
-        files = log_files(path)
-        name = _file_name(path.resolve().name.split(".")[0])
-        return Source(name, relation(files), digest_of(files), is_mapped=True, is_text=is_csv(files[0]))
-    near = difflib.get_close_matches(spec, _NAMED, 1)
-    raise BadEvents(f"{spec!r}: unknown source{f'; did you mean {near[0]!r}?' if near else ''}; known are {KNOWN}")
+        commits = read_commits(Path(spec.removeprefix(GIT_PREFIX)).expanduser())
+        return Source(known.name, commits.events, commits.digest, known.settings, commits.left_out)
+    files = log_files(Path(spec).expanduser())
+    return Source(known.name, relation(files), digest_of(files), is_mapped=True, is_text=is_csv(files[0]))
 
 
 def _complete_journey() -> Source:
@@ -93,8 +120,7 @@ def _complete_journey() -> Source:
         LEFT JOIN {literal(str(products))} AS product USING (product_id)
         ORDER BY line.file_row_number
     """  # noqa: S608
-    settings = {"segments.gap_s": 6 * 3600, "segments.max_events": 32}
-    return Source("complete-journey", _arrow(query), digest, settings)
+    return Source("complete-journey", _arrow(query), digest, _OUTLINES["complete-journey"].settings)
 
 
 def _ml100k() -> Source:
@@ -123,9 +149,13 @@ def _ml100k() -> Source:
         ORDER BY place
     """  # noqa: S608
     digest = digest_of(log_files(ratings) + log_files(films))
-    return Source("ml100k", _arrow(query), digest, {"segments.policy": "fixed_count", "segments.max_events": 16})
+    return Source("ml100k", _arrow(query), digest, _OUTLINES["ml100k"].settings)
 
 
+_OUTLINES = {
+    "complete-journey": Outline("complete-journey", {"segments.gap_s": 6 * 3600, "segments.max_events": 32}, "basket"),
+    "ml100k": Outline("ml100k", {"segments.policy": "fixed_count", "segments.max_events": 16}),
+}
 _NAMED: dict[str, Callable[[], Source]] = {"complete-journey": _complete_journey, "ml100k": _ml100k}
 
 

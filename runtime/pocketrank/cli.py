@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
 
 from pocketrank.command import Command
@@ -37,13 +37,17 @@ def commands() -> dict[str, Command]:
     return dict(sorted(found.items()))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, known: Mapping[str, Command] | None = None) -> int:
     """Run one subcommand.
+
+    Args:
+        argv: the command line; the process's own by default.
+        known: subcommands by name; those of every installed room by default.
 
     Returns:
         0 fine; 1 a check failed or bad input; 2 usage or a missing extra; 130 interrupted.
     """
-    known = commands()
+    known = commands() if known is None else known
     arguments = _parser(known).parse_args(argv)
     command = known[arguments.command]
     try:
@@ -59,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        return _complain(f"{type(error).__name__}: {error}", PocketRankError.exit_code)
     return 0 if report.ok else 1
 
 
@@ -75,7 +81,7 @@ def _complain(line: str, code: int) -> int:
     return code
 
 
-def _parser(known: dict[str, Command]) -> argparse.ArgumentParser:
+def _parser(known: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pocketrank", description="Rank on the phone with the user's whole history.", allow_abbrev=False
     )

@@ -27,7 +27,7 @@ from pocketrank_features.kinds import KINDS, OPTIONAL
 from pocketrank_features.rows import ITEM_COLUMNS, SEGMENT_COLUMNS, USER_COLUMNS
 from pocketrank_features.segment_job import segment
 
-from .bundles import write_bundle
+from ..bundles import write_bundle
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

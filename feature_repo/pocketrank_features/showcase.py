@@ -1,0 +1,113 @@
+"""Show what the device answers: real processes that can import the device's packages alone, and a picture."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pocketrank.config import Project
+from pocketrank.errors import CheckFailed
+from pocketrank_features.heldout import HeldOut
+from pocketrank_features.packs import file_name
+
+REPEAT = 200
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One user's answer from the device.
+
+    Attributes:
+        held: the user.
+        pack: the pack's file.
+        hits: the best ten, as `pocketrank rank --json --reasons` gives them.
+        rank_ms: median of a request, the state kept.
+        cold_ms: median of a request after an event.
+    """
+
+    held: HeldOut
+    pack: Path
+    hits: list[dict[str, Any]]
+    rank_ms: float
+    cold_ms: float
+
+    @property
+    def right(self) -> int:
+        """Hits that really came up in the rest of the session."""
+        return sum(hit["item"] in self.held.rest for hit in self.hits)
+
+    def text(self, session: str) -> str:
+        """The answer in words."""
+        held, segments = self.held, self.segments()
+        lines = [f"user {held.user}: {held.past} {session}s before, {self.pack.stat().st_size:,} bytes on the phone"]
+        lines += [f"  {'lately' if not n else '':<8}{_told(one)}" for n, one in enumerate(segments[-3:][::-1])]
+        lines.append(f"  {'now':<8}{', '.join(str(event.item) for event in held.live) or 'nothing yet'}")
+        width = min(max((len(str(hit["item"])) for hit in self.hits), default=0), 44)
+        for hit in self.hits:
+            mark = "●" if hit["item"] in held.rest else "·"
+            lines.append(f"  {hit['rank']:>4} {mark} {str(hit['item'])[:44]:<{width}}  {_why(hit)}")
+        lines.append(
+            f"  ● {self.right} of these 10 were among the {len(held.rest)} items that followed in this {session}"
+        )
+        return "\n".join(lines)
+
+    def segments(self, place: int = 0) -> list[dict[str, Any]]:
+        """The past segments and what each added to one hit's score, oldest first."""
+        reasons = self.hits[place]["reasons"] if self.hits else []
+        return sorted((one for one in reasons if one["kind"] == "segment"), key=lambda one: one["end_s"])
+
+
+def show_on_device(project: Project, held: HeldOut) -> Shown:
+    """Observe the live events of one user and rank the catalogue, in processes of the thin runtime.
+
+    Raises:
+        CheckFailed: a process failed.
+    """
+    pack = project.packs_dir / file_name(held.user)
+    cache = project.root / "demo" / f"{pack.stem}.db"
+    cache.parent.mkdir(exist_ok=True)
+    for old in cache.parent.glob(f"{cache.name}*"):
+        old.unlink()
+    device = ["--bundle", str(project.bundle_dir), "--cache", str(cache)]
+    for event in held.live:
+        at = ["--at", _iso(event.time_us), "--score", str(event.score), f"--behavior={event.behavior}"]
+        _thin(["observe", *device, *at, "--", str(event.item)])
+    now = ["--now", _iso(held.live[-1].time_us)] if held.live else []
+    found = _thin(["rank", *device, "--pack", str(pack), "--reasons", "--repeat", str(REPEAT), "-k", "10", *now])
+    return Shown(held, pack, found["hits"], found["rank_ms"], found["cold_ms"])
+
+
+def _thin(words: Sequence[str]) -> Any:
+    command = [sys.executable, "-m", "pocketrank.thin", words[0], "--json", *words[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CheckFailed(f"`pocketrank {words[0]}` on the device: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def _iso(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
+
+
+def _day(time_s: int) -> str:
+    return f"{datetime.fromtimestamp(time_s, UTC):%d %b %Y}".lstrip("0")
+
+
+def _told(segment: dict[str, Any]) -> str:
+    return f"{_day(segment['end_s']):<12} {', '.join(map(str, segment['items']))}"
+
+
+def _why(hit: dict[str, Any]) -> str:
+    """The segment that spoke loudest for a hit, and what the item memory added."""
+    reasons = hit["reasons"]
+    spoke = max((one for one in reasons if one["kind"] == "segment"), key=lambda one: one["added"], default=None)
+    memory = sum(one["added"] for one in reasons if one["kind"] == "memory")
+    words = [f"memory {memory:+.2f}"] if abs(memory) >= 0.005 else []
+    if spoke is not None and spoke["added"] > 0:
+        others = [str(item) for item in spoke["items"] if item != hit["item"]][:2]
+        words.append(f"{_day(spoke['end_s'])} {spoke['added']:+.2f} ({', '.join(others)})")
+    return ", ".join(words)

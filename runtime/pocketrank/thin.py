@@ -1,0 +1,48 @@
+"""`python -m pocketrank.thin rank ...`: the device's commands in a process that can import the device's packages alone.
+
+Everything but the standard library, numpy, safetensors and one engine with what it needs is refused by name, so what
+works here works on a device where nothing else is installed.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+ALLOWED = sys.stdlib_module_names | {
+    "pocketrank",
+    "numpy",
+    "safetensors",
+    "onnxruntime",
+    "ai_edge_litert",
+    "tflite_runtime",
+    "flatbuffers",
+    "google",
+}
+
+
+class DeviceOnly(MetaPathFinder):
+    """Refuses every package that a device does not have."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Raise for a package that is not allowed; leave the others to the usual finders."""
+        top = fullname.partition(".")[0]
+        if top not in ALLOWED:
+            raise ModuleNotFoundError(f"{top} is not on the device", name=top)
+        return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of the device's commands under the guard; exit codes as `pocketrank`."""
+    sys.meta_path.insert(0, DeviceOnly())
+    from pocketrank.cli import main as run  # noqa: PLC0415
+    from pocketrank.commands import COMMANDS  # noqa: PLC0415
+
+    return run(argv, {command.name: command for command in COMMANDS})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
