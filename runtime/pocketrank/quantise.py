@@ -19,13 +19,15 @@ def quantise(vectors: npt.NDArray[Any]) -> tuple[Int8Array, FloatArray]:
         vectors: (..., D) float32, finite.
 
     Returns:
-        (..., D) int8 in -127..127, and (...) float32 scales = max|x| / 127, 1 for a zero vector.
+        (..., D) int8 in -127..127, and (...) float32 scales = max|x| / 127, 1 for a vector
+        of zeros or of what float32 cannot divide by 127.
 
     Source: docs/formats.md, "Quantiser".
     """
     x = np.asarray(vectors, np.float32)
     peak = np.abs(x).max(axis=-1)
-    scales = np.where(peak > 0, peak / np.float32(127), np.float32(1)).astype(np.float32)
+    scales = (peak / np.float32(127)).astype(np.float32)
+    scales = np.where(scales > 0, scales, np.float32(1))  # what is too small to divide counts as zero
     return np.rint(x / scales[..., None]).clip(-127, 127).astype(np.int8), scales
 
 

@@ -17,6 +17,7 @@ from pocketrank.errors import BadConfig
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 MICROSECONDS = 1_000_000
+LAST_S = 253_402_300_800  # the year 10000; no time is as late
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def _split(user: Int64Array, time_us: Int64Array, pause: BoolArray, max_events: 
     index = np.arange(len(user))
     since_pause = index - np.maximum.accumulate(np.where(pause, index, 0))
     first = np.flatnonzero(since_pause % max_events == 0)
-    end = np.append(first[1:], len(user))
-    last_time = time_us[end - 1] if len(first) else time_us[:0]
+    end = np.append(first, len(user))[1:]
+    last_time = time_us[end - 1]
     full = end - first == max_events
     by_clock = last_time + gap_us if gap_us is not None else np.full_like(last_time, NEVER_US)
     ends_user = np.ones(len(first), bool)

@@ -58,7 +58,7 @@ def from_bytes(content: bytes, where: str) -> tuple[Tensors, dict[str, str]]:
     try:
         tensors = load(content)
         size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError) as error:
         raise BadTensors(f"{where}: not a whole safetensors file ({error}); fetch or write it again") from None
     return tensors, metadata
