@@ -125,23 +125,14 @@ class Bundle:
         """Open a bundle and check every file against the manifest.
 
         Raises:
-            BadBundle: no bundle there, a newer format, a file missing or altered.
+            BadBundle: no bundle there, another format, a file missing, altered or not named, or sizes that disagree.
         """
         folder = Path(folder)
         manifest = _manifest(folder)
-        for name, facts in manifest.files.items():
-            _check_file(folder / name, facts)
-        try:
-            table, _ = tensors.read(folder / "items.safetensors")
-            tensors.checked(table, ITEM_TENSORS, str(folder / "items.safetensors"))
-            ids = json.loads((folder / "item_ids.json").read_text(encoding="utf-8"))
-        except (BadTensors, OSError, ValueError) as error:
-            raise BadBundle(f"{folder}: {error}") from None
-        if len(ids) != len(table["bias"]):
-            raise BadBundle(f"{folder}: {len(ids)} ids for {len(table['bias'])} item vectors; export it again")
-        unknown = dequantise(table["unknown_vector"], table["unknown_scale"][0])
-        items = Items(ids, table["vectors"], table["scales"], table["bias"], table["popularity"], unknown)
-        return cls(folder, manifest, items)
+        _check_files(folder, manifest)
+        opened = cls(folder, manifest, _items(folder))
+        opened._check_sizes()
+        return opened
 
     @cached_property
     def sizes(self) -> Sizes:
@@ -153,12 +144,31 @@ class Bundle:
         """The rule that closes segments."""
         return policy_from(self.manifest.policy)
 
+    def _check_sizes(self) -> None:
+        """Hold the manifest's numbers against the item table and each other."""
+        try:
+            sizes, policy = self.sizes, self.policy
+        except BadConfig as error:
+            raise BadBundle(f"{error}; export the bundle again") from None
+        found = (len(self.items.ids), *self.items.vectors.shape)
+        if found != (sizes.I, sizes.I, sizes.D):
+            raise BadBundle(
+                f"{self.folder}: {found[0]} ids and item vectors {found[1:]}, the manifest says I={sizes.I}, "
+                f"D={sizes.D}; export the bundle again"
+            )
+        if policy.max_events > sizes.L:
+            raise BadBundle(
+                f"{self.folder}: segments hold up to {policy.max_events} events, the encoder takes {sizes.L}; "
+                "export the bundle again"
+            )
+
     def behavior_ids(self, names: list[str]) -> npt.NDArray[np.int32]:
         """(E,) places of behaviours in the manifest's list; 0 stands for one that training never saw."""
         place = {name: number for number, name in enumerate(self.manifest.behaviors)}
         return np.array([place.get(name, 0) for name in names], np.int32)
 
 
+NEEDED = ("item_ids.json", "items.safetensors")
 ITEM_TENSORS: dict[str, tuple[type, str]] = {
     "vectors": (np.int8, "ID"),
     "scales": (np.float32, "I"),
@@ -186,12 +196,34 @@ def _manifest(folder: Path) -> Manifest:
         raise BadBundle(f"{error}; export the bundle again") from None
 
 
+def _items(folder: Path) -> Items:
+    try:
+        table, _ = tensors.read(folder / "items.safetensors")
+        tensors.checked(table, ITEM_TENSORS, str(folder / "items.safetensors"), {"1": 1})
+        ids = json.loads((folder / "item_ids.json").read_text(encoding="utf-8"))
+    except (BadTensors, ValueError) as error:
+        raise BadBundle(f"{folder}: {error}") from None
+    if not isinstance(ids, list) or not all(type(item) in (str, int) for item in ids) or len(set(ids)) != len(ids):
+        raise BadBundle(f"{folder}: item_ids.json is not a list of different strings or integers; export it again")
+    unknown = dequantise(table["unknown_vector"], table["unknown_scale"][0])
+    return Items(ids, table["vectors"], table["scales"], table["bias"], table["popularity"], unknown)
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    """Every file that is named is whole, and every file that would be read is named."""
+    read = {path.name for kind in ("*.onnx", "*.tflite", "*.safetensors") for path in folder.glob(kind)}
+    for name in sorted({*NEEDED, *read} - set(manifest.files)):
+        raise BadBundle(f"{folder / name}: the manifest does not name it; fetch or export the bundle again")
+    for name, facts in manifest.files.items():
+        _check_file(folder / name, facts)
+
+
 def _check_file(path: Path, facts: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise BadBundle(f"{path}: missing, the manifest names it; fetch or export the bundle again")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
-    if found != facts.get("sha256"):
+    if found != facts.get("sha256") or len(content) != facts.get("size"):
         wanted = str(facts.get("sha256"))
         raise BadBundle(
             f"{path}: altered: sha256 {found[:12]} ({len(content)} bytes), wanted {wanted[:12]} "

@@ -158,7 +158,7 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     """Build a frozen dataclass from a mapping.
 
     Raises:
-        BadConfig: a key is unknown, or a value has another type than the field.
+        BadConfig: a key is unknown or missing, or a value has another type than the field.
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls} is not a dataclass")
@@ -168,6 +168,10 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         if key not in hints:
             raise BadConfig(f"{where}: unknown key {key!r}{_nearest(key, hints)}")
         values[key] = _typed(value, hints[key], f"{where} {key}")
+    for field_ in dataclasses.fields(cls):
+        required = field_.default is dataclasses.MISSING and field_.default_factory is dataclasses.MISSING
+        if required and field_.name not in values:
+            raise BadConfig(f"{where}: key {field_.name!r} is missing")
     return cls(**values)
 
 
@@ -179,6 +183,8 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
         raise BadConfig(f"{where}: found {value!r}, wanted {origin.__name__}")
+    if isinstance(value, Mapping) and (inner := typing.get_args(hint)) and inner[1] is not Any:
+        return {key: _typed(one, inner[1], f"{where} {key}") for key, one in value.items()}
     return value
 
 

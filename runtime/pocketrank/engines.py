@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from pocketrank.errors import MissingExtra, UsageError
+from pocketrank.errors import BadBundle, MissingExtra, UsageError
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -100,10 +100,19 @@ def load(folder: Path, name: str, engine: str | None = None, threads: int = 1) -
     Raises:
         UsageError: no engine of that name.
         MissingExtra: the engine is not installed, or none is.
+        BadBundle: the bundle has no such graph for this engine, or the engine cannot read it.
     """
     chosen = choose(engine)
     graph, _ = ENGINES[chosen]
-    return graph(folder / f"{name}{graph.suffix}", threads)
+    path = folder / f"{name}{graph.suffix}"
+    if not path.is_file():
+        raise BadBundle(f"{path}: missing, engine {chosen} needs it; take another engine or export the bundle again")
+    try:
+        return graph(path, threads)
+    except ImportError:
+        raise
+    except Exception as error:  # what an engine raises on a broken graph is its own affair
+        raise BadBundle(f"{path}: engine {chosen} cannot load it ({error}); export the bundle again") from None
 
 
 def choose(engine: str | None) -> str:

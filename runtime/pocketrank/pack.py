@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pocketrank import tensors
 from pocketrank.atomic import write_bytes
 from pocketrank.errors import BadPack, BadTensors
+from pocketrank.segments import LAST_S, MICROSECONDS
 
 FORMAT = "pocketrank.pack/1"
 _TENSORS: dict[str, tuple[type, str]] = {
@@ -105,11 +106,14 @@ class Pack:
                 found = metadata.get("format", "no format")
                 raise BadPack(f"{where}: found {found}, wanted {FORMAT}; sync with a server of this version")
             tensors.checked(arrays, _TENSORS, where)
+            _check_values(arrays, where)
         except BadTensors as error:
             raise BadPack(str(error)) from None
         known: dict[str, Any] = {name: arrays[name] for name in _TENSORS}
         try:
             version, through = _pair(metadata["version"]), _pair(metadata["through"])
+            if not abs(through[0]) < LAST_S * MICROSECONDS:
+                raise ValueError(f"through is {metadata['through']}")
             return cls(encoder_id=metadata["encoder_id"], version=version, through=through, **known)
         except (KeyError, ValueError) as error:
             raise BadPack(f"{where}: metadata is damaged ({error}); sync again") from None
@@ -128,6 +132,23 @@ class Pack:
         if not path.is_file():
             raise BadPack(f"{path}: no such file; make one with: pocketrank pack USER")
         return cls.from_bytes(path.read_bytes(), str(path))
+
+
+def _check_values(arrays: tensors.Tensors, where: str) -> None:
+    """Refuse what would turn scores into NaN or be looked up wrongly; damage that keeps the shapes shows here."""
+    for name, (dtype, _) in _TENSORS.items():
+        array = arrays[name]
+        if dtype is np.float32 and not (np.isfinite(array).all() and (array >= 0).all()):
+            raise BadPack(f"{where}: {name} has a value that is negative or not finite; sync again")
+        if dtype is np.int64 and not ((array > -LAST_S) & (array < LAST_S)).all():
+            raise BadPack(f"{where}: {name} has a time after the year 9999; sync again")
+    for name, step in (("end_s", 0), ("memory_items", 1)):
+        if (np.diff(arrays[name]) < step).any():
+            raise BadPack(f"{where}: {name} is not in ascending order; sync again")
+    if arrays["memory_items"].min(initial=0) < 0 or arrays["top_items"].min(initial=0) < -1:
+        raise BadPack(f"{where}: an item's row is negative; sync again")
+    if (arrays["memory_counts"] < 1).any():
+        raise BadPack(f"{where}: an item is remembered for no event; sync again")
 
 
 def _pair(text: str) -> tuple[int, int]:

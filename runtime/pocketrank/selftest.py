@@ -5,7 +5,7 @@ Values may differ by the rounding of another order of sums; the order of the bes
 close that this rounding decides.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,25 @@ LIMIT = 1e-5
 TIE = 2e-5
 _STATE = ("vectors", "scales", "age_s", "weight", "mask", "live_behavior", "live_age_s", "live_score", "live_mask")
 _ENCODER = ("behavior", "gap_s", "score", "mask")
+# C cases of the encoder, B of the others, R candidates; the other letters as in `Sizes`, 4 features of the memory.
+_GOLDEN: dict[str, tuple[type, str]] = {
+    "encoder.rows": (np.int32, "CL"),
+    "encoder.behavior": (np.int32, "CL"),
+    **{f"encoder.{name}": (np.float32, "CL") for name in ("gap_s", "score", "mask")},
+    "encoder.vectors": (np.float32, "CKD"),
+    "state.vectors": (np.int8, "BSKD"),
+    "state.scales": (np.float32, "BSK"),
+    **{f"state.{name}": (np.float32, "BS") for name in ("age_s", "weight", "mask")},
+    "state.live_rows": (np.int32, "BL"),
+    "state.live_behavior": (np.int32, "BL"),
+    **{f"state.live_{name}": (np.float32, "BL") for name in ("age_s", "score", "mask")},
+    "state.state": (np.float32, "BHD"),
+    "state.state_bias": (np.float32, "BH"),
+    "score.rows": (np.int32, "R"),
+    "score.memory_rows": (np.int32, "BF"),
+    "score.memory": (np.float32, "BF4"),
+    "score.scores": (np.float32, "BR"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,10 +69,12 @@ def check(bundle: Bundle, engine: str) -> Parity:
     """Run every golden case on one engine.
 
     Raises:
-        BadTensors: the golden file is damaged.
+        BadTensors: the golden file is damaged, or was made for other sizes.
+        BadBundle: the engine cannot load a graph.
         MissingExtra: the engine is not installed.
     """
     golden, _ = tensors.read(bundle.folder / "golden.safetensors")
+    tensors.checked(golden, _GOLDEN, str(bundle.folder / "golden.safetensors"), {**asdict(bundle.sizes), "4": 4})
     encoder, state, score = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state", "score"))
     embed = bundle.items.embed
     encoded = _each(

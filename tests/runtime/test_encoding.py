@@ -1,0 +1,78 @@
+"""What the encoder is fed, and what is added up beside it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketrank import Bundle, engines
+from pocketrank.encoding import Encoder, Events, padded, weights
+from pocketrank.segments import Segments
+
+from .phones import START_S, US, Event, Slow
+
+LOG = [Event(0, "p-1"), Event(0.5, "p-2", "buy", 2.0), Event(7, "new", "odd"), Event(900, "p-3"), Event(2000, "p-4")]
+
+
+@pytest.fixture(scope="module")
+def bundle(bundle_dir: Path) -> Bundle:
+    return Bundle.open(bundle_dir)
+
+
+@pytest.fixture(scope="module")
+def events(slow: Slow) -> Events:
+    return Events(
+        np.array([slow.row(event.item) for event in LOG]),
+        np.array([slow.behavior(event.behavior) for event in LOG], np.int32),
+        np.array([event.time_us for event in LOG]),
+        np.array([event.score for event in LOG], np.float32),
+    )
+
+
+def test_inputs_are_filled_up_and_gaps_are_within_a_segment(bundle: Bundle, events: Events, slow: Slow) -> None:
+    found = padded(bundle, events, np.array([1, 4]), np.array([4, 5]), 3)
+    assert {name: (array.shape, array.dtype.name) for name, array in found.items()} == {
+        "items": ((3, 4, 8), "float32"),
+        "behavior": ((3, 4), "int32"),
+        **dict.fromkeys(("gap_s", "score", "mask"), ((3, 4), "float32")),
+    }
+    assert found["mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert found["gap_s"].tolist() == [[0, 6.5, 893, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert found["behavior"].tolist() == [[2, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert found["score"].tolist() == [[2, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    for at, item in (((0, 0), "p-2"), ((0, 1), "new"), ((0, 2), "p-3"), ((1, 0), "p-4")):
+        assert found["items"][at].tolist() == slow.vector(item).tolist()
+    assert not found["items"][found["mask"] == 0].any()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
+def test_vectors_are_those_of_each_segment_alone(
+    bundle: Bundle, bundle_dir: Path, events: Events, slow: Slow, batch: int
+) -> None:
+    encoder = Encoder(bundle, engines.load(bundle_dir, "encoder", "onnx"), batch)
+    first, end = np.array([0, 1, 3]), np.array([1, 4, 5])
+    vectors, scales = encoder.encode(events, first, end)
+    for number, (a, b) in enumerate(zip(first, end, strict=True)):
+        wanted, scale = slow.encoded(LOG[a:b])
+        assert vectors[number, 0].tolist() == wanted.tolist()
+        assert float(scales[number, 0]) == pytest.approx(scale, rel=1e-5)
+    none = encoder.encode(events.part(0, 0), first[:0], end[:0])
+    assert [array.shape for array in none] == [(0, 1, 8), (0, 1)]
+
+
+def test_a_segments_vector_does_not_depend_on_its_neighbours(bundle: Bundle, bundle_dir: Path, events: Events) -> None:
+    encoder = Encoder(bundle, engines.load(bundle_dir, "encoder", "onnx"), 16)
+    both = encoder.encode(events, np.array([0, 1]), np.array([1, 4]))
+    alone = encoder.encode(events, np.array([1]), np.array([4]))
+    assert both[0][1].tobytes() == alone[0][0].tobytes()
+    assert both[1][1].tobytes() == alone[1][0].tobytes()
+
+
+def test_weights_are_summed_in_float64() -> None:
+    # In float32 the small ones would be lost, one after the other.
+    score = np.array([2**24, *[0.5] * 10, 1], np.float32)
+    events = Events(np.zeros(12, np.int64), np.zeros(12, np.int32), np.arange(12) + START_S * US, score)
+    cut = Segments(np.array([0, 11]), np.array([11, 12]), np.zeros(2, np.int64), np.ones(2, bool))
+    assert weights(events, cut).tolist() == [2**24 + 4, 1] or weights(events, cut).tolist() == [2**24 + 6, 1]
+    assert weights(events, cut)[0] != 2**24
+    assert weights(events, Segments(*(np.zeros(0, np.int64),) * 3, np.zeros(0, bool))).shape == (0,)

@@ -1,0 +1,119 @@
+"""A phone can tell by itself that its engine scores as the model did."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pocketrank import Bundle, engines, selftest, tensors
+from pocketrank.errors import BadTensors
+
+from ..bundles import CASES, edit_manifest
+
+
+class Altered:
+    """An engine whose graph of one name goes wrong."""
+
+    batch = 0
+
+    def __init__(self, graph: Any, change: Any) -> None:
+        self.graph, self.change = graph, change
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: self.change(array) for name, array in self.graph.run(inputs).items()}
+
+
+def altered(monkeypatch: pytest.MonkeyPatch, name: str, change: Any) -> None:
+    load = engines.load
+
+    def changed(folder: Path, graph: str, engine: str | None = None) -> Any:
+        found = load(folder, graph, engine)
+        return Altered(found, change) if graph == name else found
+
+    monkeypatch.setattr(engines, "load", changed)
+
+
+def test_an_engine_that_agrees_is_fine(bundle_dir: Path) -> None:
+    found = selftest.check(Bundle.open(bundle_dir), "onnx")
+    assert found.ok
+    assert (found.cases, found.empty, found.order_same) == (CASES, 1, CASES)
+    assert 0 < found.max_abs_diff < 1e-5
+    assert found.excess < 1
+
+
+@pytest.mark.parametrize("graph", ["encoder", "state", "score"])
+@pytest.mark.parametrize(
+    "change", [lambda x: x * np.float32(1.001), lambda x: x * np.float32(np.nan), lambda x: -x, np.zeros_like]
+)
+def test_an_engine_that_differs_in_any_graph_is_not(
+    bundle_dir: Path, monkeypatch: pytest.MonkeyPatch, graph: str, change: Any
+) -> None:
+    altered(monkeypatch, graph, change)
+    found = selftest.check(Bundle.open(bundle_dir), "onnx")
+    assert not found.ok
+    assert found.excess > 1
+
+
+def test_one_nan_among_all_scores_is_not_fine(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    altered(monkeypatch, "score", lambda x: np.where(np.arange(len(x)) == 5, np.float32(np.nan), x))
+    assert selftest.check(Bundle.open(bundle_dir), "onnx").excess > 1e30
+
+
+@pytest.mark.parametrize("part", ["memory", "bias", "scales", "live_score", "weight", "age_s", "live_behavior"])
+def test_an_engine_that_does_not_read_an_input_is_not_fine(
+    bundle_dir: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    load = engines.load
+
+    class Deaf:
+        batch = 0
+
+        def __init__(self, *arguments: Any) -> None:
+            self.graph = load(*arguments)
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            found = {name: np.zeros_like(array) if name == part else array for name, array in inputs.items()}
+            return self.graph.run(found)
+
+    monkeypatch.setattr(engines, "load", Deaf)
+    assert not selftest.check(Bundle.open(bundle_dir), "onnx").ok
+
+
+def test_a_tie_may_swap_and_nothing_else_may() -> None:
+    wanted = np.array([3, 2, 2 + 1e-6, 1], np.float32)
+    assert selftest.same_order(np.array([3, 2 + 1e-6, 2, 1], np.float32), wanted)
+    assert not selftest.same_order(np.array([2, 3, 2, 1], np.float32), wanted)
+    assert not selftest.same_order(np.array([3, 2, 1, 2], np.float32), wanted)
+
+
+def test_the_order_below_the_best_twenty_does_not_matter() -> None:
+    wanted = np.arange(30, 0, -1).astype(np.float32)
+    found = wanted.copy()
+    found[[20, 29]] = found[[29, 20]]
+    assert selftest.same_order(found, wanted)
+    found[[19, 20]] = found[[20, 19]]
+    assert not selftest.same_order(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("state.mask", None, "tensor 'state.mask' is missing; write the file again with this version"),
+        (
+            "score.scores",
+            np.zeros((CASES, 3), np.float32),
+            "score.scores is float32 (6, 3), wanted float32 (B, R) with ",
+        ),
+        ("state.age_s", np.zeros((CASES, 9), np.float32), "state.age_s is float32 (6, 9), wanted float32 (B, S) with "),
+    ],
+)
+def test_golden_cases_of_other_sizes_are_refused(own_bundle: Path, name: str, array: Any, message: str) -> None:
+    path = own_bundle / "golden.safetensors"
+    golden, metadata = tensors.read(path)
+    del golden[name]
+    tensors.save(path, golden if array is None else {**golden, name: array}, metadata)
+    edit_manifest(own_bundle)
+    with pytest.raises(BadTensors) as caught:
+        selftest.check(Bundle.open(own_bundle), "onnx")
+    assert str(caught.value).startswith(f"{path}: {message}")
