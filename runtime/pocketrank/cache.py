@@ -5,19 +5,24 @@ Events stay until the pack covers them for certain; that is decided by `ranker`,
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketrank.bundle import ItemId
 from pocketrank.errors import BadInput
 
-_SCHEMA = """
+VERSION = 1
+_TABLES = {"events", "pack", "sqlite_sequence"}
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS events (
     arrival INTEGER PRIMARY KEY AUTOINCREMENT,
     time_us INTEGER NOT NULL, item TEXT NOT NULL, behavior TEXT NOT NULL, score REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_by_time ON events (time_us, arrival);
 CREATE TABLE IF NOT EXISTS pack (one INTEGER PRIMARY KEY CHECK (one = 1), content BLOB NOT NULL);
+PRAGMA user_version = {VERSION};
 """
 
 
@@ -39,51 +44,89 @@ class Observed:
 
 
 class Cache:
-    """Live events and the newest pack; every change is durable when the call returns."""
+    """Live events and the newest pack.
+
+    A change outlives the process as soon as the call returns; a loss of power may take the newest ones.
+    """
 
     def __init__(self, path: str | Path) -> None:
         """Open or make the file; ":memory:" keeps nothing.
 
         Raises:
-            BadInput: the file is not a cache.
+            BadInput: the file is not a cache, or of a newer version.
         """
-        try:
+        self._path = path
+        with self._told():
             self._db = sqlite3.connect(str(path), timeout=10.0, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise BadInput(f"{path}: not a cache ({error}); give another path, or remove the file") from None
+        try:
+            with self._told():
+                self._check()
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.executescript(_SCHEMA)
+        except BadInput:
+            self._db.close()
+            raise
 
     def add(self, event: Observed) -> None:
         """Keep one event."""
-        item = json.dumps(event.item, ensure_ascii=False)
-        self._db.execute(
-            "INSERT INTO events (time_us, item, behavior, score) VALUES (?, ?, ?, ?)",
-            (event.time_us, item, event.behavior, event.score),
-        )
+        item = json.dumps(event.item)
+        with self._told():
+            self._db.execute(
+                "INSERT INTO events (time_us, item, behavior, score) VALUES (?, ?, ?, ?)",
+                (event.time_us, item, event.behavior, event.score),
+            )
 
     def events(self) -> list[Observed]:
         """All events by (time, arrival, item)."""
-        rows = self._db.execute("SELECT time_us, item, behavior, score FROM events ORDER BY time_us, arrival")
-        return [Observed(time_us, json.loads(item), behavior, score) for time_us, item, behavior, score in rows]
+        with self._told():
+            rows = self._db.execute("SELECT time_us, item, behavior, score FROM events ORDER BY time_us, arrival")
+            return [Observed(time_us, json.loads(item), behavior, score) for time_us, item, behavior, score in rows]
 
     @property
     def pack(self) -> bytes | None:
         """The newest pack's bytes, if there is one."""
-        row = self._db.execute("SELECT content FROM pack").fetchone()
+        with self._told():
+            row = self._db.execute("SELECT content FROM pack").fetchone()
         return None if row is None else bytes(row[0])
 
     @pack.setter
     def pack(self, content: bytes) -> None:
-        self._db.execute("INSERT OR REPLACE INTO pack VALUES (1, ?)", (content,))
+        with self._told():
+            self._db.execute("INSERT OR REPLACE INTO pack VALUES (1, ?)", (content,))
 
     def clear(self) -> None:
         """Forget everything, and leave no trace of it in the file."""
-        self._db.executescript("DELETE FROM events; DELETE FROM pack;")
-        self._db.execute("VACUUM")
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with self._told():
+            self._db.executescript("BEGIN; DELETE FROM events; DELETE FROM pack; DELETE FROM sqlite_sequence; COMMIT;")
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def _check(self) -> None:
+        """Refuse somebody else's database before anything is written to it."""
+        tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if tables - _TABLES:
+            raise sqlite3.DatabaseError(f"it has a table {min(tables - _TABLES)!r}")
+        if version > VERSION:
+            raise sqlite3.DatabaseError(f"version {version}, this pocketrank reads up to {VERSION}")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say what SQLite complains of in our words."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise BadInput(
+                f"{self._path}: the cache cannot be used ({error}); check the path, its rights and the disk"
+            ) from None
+        except sqlite3.ProgrammingError:  # closed already
+            raise
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            raise BadInput(f"{self._path}: not a cache ({error}); give another path, or remove the file") from None
+        except UnicodeEncodeError as error:
+            raise BadInput(f"{error.object!r} is not Unicode text; give it as UTF-8") from None

@@ -4,12 +4,11 @@ The state is worked out when something changed (an event, a pack, a step of the 
 score graph alone.
 """
 
-import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason, reasons
 from pocketrank.scoring import best, score_items
-from pocketrank.segments import MICROSECONDS
+from pocketrank.segments import LAST_S, MICROSECONDS
 from pocketrank.situation import Situation, situate
 
 CLOCK_STEP_S = 60
@@ -70,6 +69,7 @@ class Ranking(Sequence[Hit]):
     basis: tuple[str, ...]
     _ranker: "Ranker"
     _situation: Situation
+    _state_us: int
     _now_us: int
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class Ranking(Sequence[Hit]):
     @cached_property
     def reasons(self) -> list[tuple[Reason, ...]]:
         """Reasons of every hit."""
-        return self._ranker._reasons(self._situation, self.rows, self._now_us)
+        return self._ranker._reasons(self._situation, self.rows, self._state_us, self._now_us)
 
 
 class Ranker:
@@ -101,7 +101,7 @@ class Ranker:
         folder = bundle.folder
         self._state, self._score = (engines.load(folder, name, engine) for name in ("state", "score"))
         self._encoder = Encoder(bundle, engines.load(folder, "encoder", engine), batch=1)
-        self._known: tuple[int, Situation, FloatArray, FloatArray] | None = None
+        self._known: _Known | None = None
         self._pack = self._cached_pack()
 
     @classmethod
@@ -124,10 +124,15 @@ class Ranker:
             BadBundle: the bundle is not whole. BadPack, BundleMismatch: as `load`.
             MissingExtra: the engine is not installed.
         """
-        opened = Bundle.open(bundle)
-        ranker = cls(opened, Cache(cache), engines.choose(engine))
-        if pack is not None:
-            ranker.load(pack)
+        opened, chosen = Bundle.open(bundle), engines.choose(engine)
+        store = Cache(cache)
+        try:
+            ranker = cls(opened, store, chosen)
+            if pack is not None:
+                ranker.load(pack)
+        except BaseException:
+            store.close()
+            raise
         return ranker
 
     def load(self, pack: str | Path) -> None:
@@ -146,7 +151,7 @@ class Ranker:
             self._pack, self._known, self.refused = new, None, None
 
     def observe(self, item: ItemId, behavior: str = "view", score: float | None = None, at: Time = None) -> None:
-        """Take in one event; it is durable when this returns.
+        """Take in one event; it is in the cache when this returns.
 
         Args:
             item: item id; one that the vocabulary lacks is kept, and encoded as an unknown item.
@@ -155,12 +160,12 @@ class Ranker:
             at: a datetime with a zone, or seconds since 1970; None is now.
 
         Raises:
-            BadInput: a score or a time that is not usable.
+            BadInput: an item id, a score or a time that is not usable.
         """
         weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else float(score)
-        if not math.isfinite(weight) or weight < 0:
+        if not 0 <= weight <= float(np.finfo(np.float32).max):
             raise BadInput(f"observe: score is {score!r}, wanted a finite number of at least 0")
-        event = Observed(_microseconds(at), item, behavior, weight)
+        event = Observed(_microseconds(at), _item_id(item), behavior, weight)
         with self._lock:
             self._cache.add(event)
             self._known = None
@@ -190,24 +195,24 @@ class Ranker:
             raise BadInput(f"rank: k is {k}, wanted at least 1")
         now_us = _microseconds(now)
         with self._lock:
-            situation, state, state_bias = self._now(now_us)
-            rows = self._rows(candidates)
+            known = self._now(now_us)
+            situation, rows = known.situation, self._rows(candidates)
             if exclude_seen:
                 rows = rows[~np.isin(rows, situation.seen)]
-            scores = self._scores(situation, rows, now_us, state, state_bias, memory=True)
+            scores = self._scores(situation, rows, now_us, known.state, known.state_bias, memory=True)
             top = best(scores, rows, k)
-            return Ranking(rows[top], scores[top], self._basis(situation), self, situation, now_us)
+            return Ranking(rows[top], scores[top], self._basis(situation), self, situation, known.at_us, now_us)
 
     def forget(self) -> None:
         """Remove every event and the pack from the device."""
         with self._lock:
             self._cache.clear()
-            self._pack, self._known = None, None
+            self._pack, self._known, self.refused = None, None, None
 
     def stats(self) -> dict[str, Any]:
         """What the ranker has: engine, encoder, segments, live events, remembered items, why a pack was refused."""
         with self._lock:
-            situation, _, _ = self._now(_microseconds(None))
+            situation = self._now(_microseconds(None)).situation
             return {
                 "engine": self.engine,
                 "model_id": self.bundle.manifest.model_id,
@@ -226,7 +231,8 @@ class Ranker:
 
     def close(self) -> None:
         """Close the cache."""
-        self._cache.close()
+        with self._lock:
+            self._cache.close()
 
     def __enter__(self) -> "Ranker":
         return self
@@ -251,17 +257,22 @@ class Ranker:
         if found != wanted:
             raise BundleMismatch(f"{where}: encoded by {found}, this bundle's encoder is {wanted}; sync again")
         sizes = self.bundle.sizes
-        if pack.vectors.shape[1:] != (sizes.K, sizes.D) or pack.memory_items.max(initial=-1) >= sizes.I:
-            raise BadPack(f"{where}: its sizes are not the bundle's {sizes.K, sizes.D, sizes.I}; sync again")
+        newest = max(pack.memory_items.max(initial=-1), pack.top_items.max(initial=-1))
+        shape = (*pack.vectors.shape[1:], pack.top_items.shape[1])
+        if shape != (sizes.K, sizes.D, sizes.T) or newest >= sizes.I:
+            raise BadPack(
+                f"{where}: K, D, T are {shape} and the last item is row {newest}, this bundle has "
+                f"{sizes.K, sizes.D, sizes.T} and {sizes.I} items; sync again"
+            )
 
-    def _now(self, now_us: int) -> tuple[Situation, FloatArray, FloatArray]:
+    def _now(self, now_us: int) -> "_Known":
         """The situation and the state, worked out again when something changed or the clock made a step."""
         step = now_us // (CLOCK_STEP_S * MICROSECONDS)
-        if self._known is None or self._known[0] != step:
+        if self._known is None or self._known.step != step:
             situation = situate(self.bundle, self._encoder, self._pack, self._cache.events(), now_us)
             run = self._state.run(situation.state_inputs(now_us))
-            self._known = (step, situation, run["state"][0], run["state_bias"][0])
-        return self._known[1:]
+            self._known = _Known(step, now_us, situation, run["state"][0], run["state_bias"][0])
+        return self._known
 
     def _rows(self, candidates: Sequence[ItemId] | None) -> Int64Array:
         if candidates is None:
@@ -284,12 +295,12 @@ class Ranker:
             table = situation.memory.features(rows, now_us // MICROSECONDS, self.bundle.manifest.memory_half_life_s)
         return score_items(self.bundle, self._score, rows, state, state_bias, table)
 
-    def _reasons(self, situation: Situation, rows: Int64Array, now_us: int) -> list[tuple[Reason, ...]]:
+    def _reasons(self, situation: Situation, rows: Int64Array, state_us: int, now_us: int) -> list[tuple[Reason, ...]]:
         def score(state: FloatArray, state_bias: FloatArray, memory: bool) -> FloatArray:
             return self._scores(situation, rows, now_us, state, state_bias, memory=memory)
 
         with self._lock:
-            return reasons(situation, now_us, self._state, score)
+            return reasons(situation, state_us, self._state, score)
 
     def _basis(self, situation: Situation) -> tuple[str, ...]:
         there = {
@@ -301,11 +312,32 @@ class Ranker:
         return tuple(name for name, count in there.items() if count)
 
 
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """A state, what it was worked out from, and when: reasons take it apart by that same clock."""
+
+    step: int
+    at_us: int
+    situation: Situation
+    state: FloatArray
+    state_bias: FloatArray
+
+
 def _microseconds(at: Time) -> int:
     if at is None:
         return time.time_ns() // 1000
     if isinstance(at, datetime):
         if at.tzinfo is None:
             raise BadInput(f"time {at} has no zone; give one, such as datetime(..., tzinfo=UTC)")
-        return round((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * MICROSECONDS)
+        return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    if not isinstance(at, int | float | np.integer | np.floating) or not abs(at) < LAST_S:
+        raise BadInput(f"time is {at!r}, wanted a datetime with a zone or seconds since 1970 (not milliseconds)")
     return round(at * MICROSECONDS)
+
+
+def _item_id(item: ItemId) -> ItemId:
+    if isinstance(item, np.integer):
+        return int(item)
+    if isinstance(item, bool) or not isinstance(item, str | int):
+        raise BadInput(f"observe: item is {item!r}, wanted a string or an integer")
+    return item

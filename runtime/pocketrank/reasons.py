@@ -52,7 +52,7 @@ def reasons(
 
     Args:
         situation: what the phone knows.
-        now_us: the clock of the ranking.
+        now_us: the clock by which the ranking's state was worked out.
         state: the state graph.
         score: (H, D) state, (H,) state_bias and whether the memory counts -> (I,) scores of these candidates.
 
@@ -74,7 +74,7 @@ def reasons(
         parts.append(_segment(situation, number))
         at = len(states) - segments + number
         added.append(full - score(states[at], biases[at], True))
-    table = np.stack(added)
+    table = np.stack(added).astype(np.float64)  # so that the parts sum to the score
     parts.append(Reason("interaction", 0.0))
     table = np.vstack([table, full - table.sum(axis=0)])
     return [_of_one(parts, column) for column in table.T]
@@ -110,7 +110,7 @@ def _segment(situation: Situation, number: int) -> Reason:
     return Reason("segment", 0.0, int(closed.start_s[number]), int(closed.end_s[number]), items)
 
 
-def _of_one(parts: list[Reason], added: FloatArray) -> tuple[Reason, ...]:
+def _of_one(parts: list[Reason], added: npt.NDArray[np.float64]) -> tuple[Reason, ...]:
     filled = [
         Reason(part.kind, float(value), part.start_s, part.end_s, part.items)
         for part, value in zip(parts, added, strict=True)

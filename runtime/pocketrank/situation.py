@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pocketrank.bundle import Bundle, ItemId
 from pocketrank.cache import Observed
-from pocketrank.encoding import Encoder, Events, top_items, weights
+from pocketrank.encoding import Encoder, Events, top_items_each, weights
 from pocketrank.memory import ItemMemory, merged, remembered
 from pocketrank.pack import Pack
 from pocketrank.segments import MICROSECONDS
@@ -107,21 +107,16 @@ def situate(bundle: Bundle, encoder: Encoder, pack: Pack | None, observed: list[
     log = columns(bundle, events)
     cut = bundle.policy.cut(np.zeros(len(log), np.int64), log.time_us)
     done = int(cut.closed_by(now_us).sum())
-    vectors, scales = encoder.encode(log, cut.first[:done], cut.end[:done])
+    newest = slice(max(done - bundle.sizes.S, 0), done)  # older ones have no slot
+    first, end = cut.first[newest], cut.end[newest]
+    vectors, scales = encoder.encode(log, first, end)
     local = Closed(
         vectors,
         scales,
-        log.time_us[cut.first[:done]] // MICROSECONDS,
-        log.time_us[cut.end[:done] - 1] // MICROSECONDS,
-        weights(log, cut)[:done],
-        np.stack(
-            [
-                top_items(log.rows[first:end], log.score[first:end], bundle.sizes.T)
-                for first, end in zip(cut.first[:done], cut.end[:done], strict=True)
-            ]
-        )
-        if done
-        else np.zeros((0, bundle.sizes.T), np.int32),
+        log.time_us[first] // MICROSECONDS,
+        log.time_us[end - 1] // MICROSECONDS,
+        weights(log, cut)[newest],
+        top_items_each(log.rows, log.score, first, end, bundle.sizes.T),
     )
     begin = int(cut.end[done - 1]) if done else 0
     half_life = bundle.manifest.memory_half_life_s
