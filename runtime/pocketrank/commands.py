@@ -1,6 +1,7 @@
 """Subcommands of the device: observe, rank, verify, inspect. Light to import."""
 
 import argparse
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ def _time(text: str) -> datetime:
 
 def _item(ids: dict[Any, int], text: str) -> Any:
     """The item id as the vocabulary has it: a log of integers has integer ids."""
-    return int(text) if text not in ids and text.lstrip("-").isdigit() and int(text) in ids else text
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError(f"item {text!r} is not UTF-8; give it as UTF-8")
+    number = int(text) if re.fullmatch("-?[0-9]{1,18}", text) else None
+    return number if text not in ids and number in ids else text
 
 
 def _observe_arguments(parser: argparse.ArgumentParser) -> None:
