@@ -31,6 +31,17 @@ def test_events_come_back_by_time_then_arrival(tmp_path: Path) -> None:
         assert (cache.events(), cache.pack) == ([], None)
 
 
+def test_clearing_leaves_a_file_like_a_new_one(tmp_path: Path) -> None:
+    for name, events in (("new", 0), ("used", 2000)):
+        with closing(Cache(tmp_path / name)) as cache:
+            for number in range(events):
+                cache.add(Observed(number, f"p-{number}", "view", 1.0))
+            cache.clear()
+        with closing(sqlite3.connect(tmp_path / name)) as db:
+            assert db.execute("SELECT * FROM sqlite_sequence").fetchall() == []  # it would tell how many there were
+    assert (tmp_path / "used").stat().st_size == (tmp_path / "new").stat().st_size
+
+
 def test_two_caches_of_one_file_see_each_others_events(tmp_path: Path) -> None:
     with closing(Cache(tmp_path / "c")) as one, closing(Cache(tmp_path / "c")) as two:
         one.add(EVENTS[0])

@@ -304,6 +304,10 @@ def test_a_file_that_cannot_be_read_is_one_line(run: Run, tmp_path: Path, monkey
     assert refused(run("rank --pack 7")) == "PermissionError: [Errno 13] Permission denied: '7'"
 
 
+def test_a_name_with_a_line_break_is_one_line_all_the_same(run: Run) -> None:
+    assert refused(run("rank --pack", "a\nb")) == "BadPack: a b: no such file; make one with: pocketrank pack USER"
+
+
 def test_interrupted_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
