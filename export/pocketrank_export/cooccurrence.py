@@ -44,4 +44,5 @@ def item_vectors(history: History, before_us: int, width: int, seed: int) -> npt
     start = np.random.default_rng(seed).standard_normal(items)
     left, strength, _ = svds(ppmi.astype(np.float64), k=width, v0=start)
     vectors = left * np.sqrt(strength)
-    return (vectors / np.sqrt((vectors**2).sum(axis=1).mean())).astype(np.float32)
+    found: npt.NDArray[np.float32] = (vectors / np.sqrt((vectors**2).sum(axis=1).mean())).astype(np.float32)
+    return found

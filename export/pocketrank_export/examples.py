@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pocketrank.encoding import spread
 from pocketrank.segments import MICROSECONDS
 from pocketrank_export.fusion import Cached, Live
 from pocketrank_export.history import History, Index
@@ -149,7 +150,7 @@ class Builder:
 
     def _memory(self, user: Index, end: Index, now_us: Index) -> tuple[Index, Index, np.ndarray]:
         """Item memory of each example over its user's events before `end`; the same numbers as `pocketrank.memory`."""
-        example, event = _ranges(self.history.user_first_event[user], end)
+        example, event = spread(self.history.user_first_event[user], end)
         rows = self.history.events.rows[event]
         example, event, rows = example[rows >= 0], event[rows >= 0], rows[rows >= 0]
         order = np.lexsort((event, rows, example))
@@ -172,7 +173,7 @@ class Builder:
         return example[kept], rows[kept], np.stack([count, decayed, since, interval], axis=1)[kept]
 
     def _targets(self, begin: Index, end: Index) -> tuple[Index, Index]:
-        example, event = _ranges(begin, end)
+        example, event = spread(begin, end)
         rows = self.history.events.rows[event]
         pairs = np.unique(np.stack([example, rows])[:, rows >= 0], axis=1)
         return pairs[0], pairs[1]
@@ -190,14 +191,6 @@ def fusion_inputs(batch: Batch, encoded: Tensor, vectors: Tensor) -> tuple[Cache
     cached = Cached(with_empty[batch.cached], batch.age_s, batch.weight, batch.mask)
     live_items = vectors[batch.live_rows] * batch.live_mask[..., None]
     return cached, Live(live_items, batch.live_behavior, batch.live_age_s, batch.live_score, batch.live_mask)
-
-
-def _ranges(begin: Index, end: Index) -> tuple[Index, Index]:
-    """All (example, index) with begin[example] <= index < end[example]."""
-    count = end - begin
-    example = np.repeat(np.arange(len(begin)), count)
-    offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return example, begin[example] + offset
 
 
 def _float(array: np.ndarray) -> Tensor:

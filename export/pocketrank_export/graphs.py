@@ -6,6 +6,7 @@ Everything numeric is inside them, dequantising included, so that a client only 
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,7 +183,9 @@ def _quiet() -> Iterator[None]:
         os.dup2(log.fileno(), 2)
         failed = True
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the converters warn of each other's deprecations
+                yield
             failed = False
         finally:
             sys.stdout.flush()

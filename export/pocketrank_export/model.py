@@ -9,24 +9,27 @@ from pocketrank_export.fusion import Fusion, Mean, Prefix
 from pocketrank_export.layers import DAY_S, squash
 from pocketrank_export.settings import ModelConfig
 
+MINUTE_S = 60.0
+
 
 class MemoryTerm(nn.Module):
     """memory_u(c): a small function of what the user did with this very item; 0 for an item never touched."""
 
     def __init__(self, hidden: int = 16) -> None:
         super().__init__()
-        self.direct = nn.Linear(6, 1, bias=False)
+        self.direct = nn.Linear(7, 1, bias=False)
         out = nn.Linear(hidden, 1)
-        self.net = nn.Sequential(nn.Linear(6, hidden), nn.GELU(), out)
+        self.net = nn.Sequential(nn.Linear(7, hidden), nn.GELU(), out)
         nn.init.zeros_(self.direct.weight)
         nn.init.zeros_(out.weight)
 
     def forward(self, memory: Tensor) -> Tensor:
         """(..., 4) count, decayed count, seconds since the last event, mean interval -> (...)."""
         count, decayed, since, interval = memory.unbind(dim=-1)
+        just_now = squash(since / MINUTE_S)
         since, interval = squash(since / DAY_S), squash(interval / DAY_S)
         again = torch.clamp(count - 1.0, min=0.0, max=1.0)
-        columns = [squash(count), squash(decayed), since, interval, (since - interval) * again, again]
+        columns = [squash(count), squash(decayed), since, interval, (since - interval) * again, again, just_now]
         features = torch.stack(columns, dim=-1)
         touched = torch.clamp(count, max=1.0)
         term: Tensor = (self.direct(features) + self.net(features))[..., 0] * touched

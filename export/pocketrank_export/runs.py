@@ -6,8 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from pocketrank.config import Project
 from pocketrank.errors import NotReady
+from pocketrank_export.cooccurrence import item_vectors
 from pocketrank_export.examples import Builder
 from pocketrank_export.history import History, read_history
 from pocketrank_export.model import Model
@@ -19,7 +24,7 @@ from pocketrank_export.trained import Trained, memory_only, new_model
 def train(project: Project, *, progress: bool) -> Trained:
     """Train on a project's events and write its model folder.
 
-    Interrupted, it goes on from the last epoch when called again with the same events and settings.
+    Interrupted, it goes on from the last round when called again with the same events and settings.
 
     Raises:
         NotReady: no events.
@@ -36,11 +41,12 @@ def train(project: Project, *, progress: bool) -> Trained:
     )
     split = Split.of(history.events.time_us, training.holdout, training.validation)
     checkpoints = _checkpoints(project, config, training)
+    torch.manual_seed(training.seed)
     alone = new_model(memory_only(config), history.vocabulary, policy)
-    stage = dataclasses.replace(training, epochs=1)
-    found = {"memory_alone": fit(alone, builder, split, stage, checkpoints / "memory_alone", progress=progress)}
+    found = {"memory_alone": fit(alone, builder, split, training, checkpoints / "memory_alone", progress=progress)}
+    torch.manual_seed(training.seed)
     model = new_model(config, history.vocabulary, policy)
-    _start_from(model, alone)
+    _start_from(model, alone, item_vectors(history, split.validation_us, config.width, training.seed))
     found["pocketrank"] = fit(model, builder, split, training, checkpoints / "model", progress=progress)
     trained = Trained(
         model=model.eval(),
@@ -82,13 +88,16 @@ def _builder(history: History, length: int, slots: int, remembered: int, half_li
     return Builder(history, slots, length, remembered, half_life_s)
 
 
-def _start_from(model: Model, alone: Model) -> None:
-    """Begin where the first stage ended: its item biases and memory."""
+def _start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | None) -> None:
+    """Begin where the first stage ended, its item biases and memory, and with these item vectors if there are any."""
     known = alone.state_dict()
     shared = {name: value for name, value in known.items() if name.startswith("bias")}
     if model.memory is not None:
         shared |= {name: value for name, value in known.items() if name.startswith("memory")}
     model.load_state_dict(shared, strict=False)
+    if vectors is not None:
+        with torch.no_grad():
+            model.items.weight[:-1] = torch.from_numpy(vectors)
 
 
 def _checkpoints(project: Project, config: ModelConfig, training: TrainingConfig) -> Path:

@@ -37,22 +37,24 @@ class TrainingConfig:
     """[training]: how it is trained.
 
     Attributes:
-        epochs: passes over the training users at most.
-        patience: epochs without a better validation before it stops.
+        steps: optimiser steps at most.
+        rounds: the steps are taken in so many rounds; each ends with a validation and a checkpoint, the best is kept.
+        patience: rounds without a better validation before it stops.
         learning_rate: peak of the one-cycle schedule of AdamW.
         weight_decay: of AdamW.
         batch: examples a step.
         run: consecutive segments of one user that are examples of the same step and share its encoded past.
         holdout: share of events, the newest, kept for `evaluate`.
-        validation: share of events before them that chooses the best epoch.
+        validation: share of events before them that chooses the best round.
         min_count: events an item needs to be in the vocabulary.
         max_items: items in the vocabulary at most.
         unknown: share of items shown as unknown, so that their vector is trained.
         seed: of everything random.
     """
 
-    epochs: int = 6
-    patience: int = 2
+    steps: int = 800
+    rounds: int = 8
+    patience: int = 3
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     batch: int = 192

@@ -6,8 +6,11 @@ are Lightning's.
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pocketrank.encoding import spread
 from pocketrank_export.examples import Batch, Builder
+from pocketrank_export.history import Index
 from pocketrank_export.metrics import ndcg
 from pocketrank_export.model import Model
 from pocketrank_export.scoring import batch_scores
@@ -27,53 +32,57 @@ with warnings.catch_warnings():
     import lightning
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-
-LIVE_AT_MOST = (0, 0, 2, 4, 8, 64)
+LIVE_AT_MOST = (0, 0, 0, 0, 0, 0, 8, 64)  # live events of a step's examples; mostly none, as when a session begins
 
 
 class Steps(torch.utils.data.IterableDataset[Batch]):
-    """Training batches: runs of consecutive segments of random users, each with a random number of live events."""
+    """One round of training batches: runs of consecutive segments of random users, each with some live events.
+
+    Rounds go on where the last one stopped: every run comes up once before any comes up again.
+    """
 
     def __init__(self, builder: Builder, split: Split, config: TrainingConfig) -> None:
         history = builder.history
-        self.builder, self.config, self.epoch = builder, config, 0
-        self.end = np.searchsorted(np.arange(len(history.segments)), 0) + np.array(
-            [
-                first + np.searchsorted(history.segment_start_us[first:last], split.validation_us)
-                for first, last in zip(history.user_first_segment[:-1], history.user_first_segment[1:], strict=True)
-            ],
-            np.int64,
-        )
+        self.builder, self.config, self.round = builder, config, 0
         self.first = history.user_first_segment[:-1]
+        early = history.segment_user[history.segment_start_us < split.validation_us]
+        self.end = self.first + np.bincount(early, minlength=len(self.first))
 
     def __len__(self) -> int:
-        return max(int(sum(-(-(self.end - self.first) // self.config.run)) * self.config.run // self.config.batch), 1)
+        return max(self.config.steps // self.config.rounds, 1)
 
     def __iter__(self) -> Iterator[Batch]:
         config, cut = self.config, self.builder.history.segments
-        random = np.random.default_rng((config.seed, self.epoch))
-        self.epoch += 1
-        shift = random.integers(0, config.run, len(self.first))
-        runs = [
-            np.arange(max(begin, first), min(begin + config.run, last))
-            for first, last, back in zip(self.first, self.end, shift, strict=True)
-            for begin in range(first - back, last, config.run)
-            if min(begin + config.run, last) > max(begin, first)
-        ]
-        order = random.permutation(len(runs))
         per_step = max(config.batch // config.run, 1)
-        for begin in range(0, min(len(self) * per_step, len(order)), per_step):
-            segment = np.concatenate([runs[index] for index in order[begin : begin + per_step]])
+        random = np.random.default_rng((config.seed, self.round))
+        runs = self._runs(self.round * len(self) * per_step)
+        self.round += 1
+        for _ in range(len(self)):
+            segment = np.concatenate(list(islice(runs, per_step)))
             size = cut.end[segment] - cut.first[segment]
             most = random.choice(LIVE_AT_MOST)  # one limit a step, so that most steps are short
             live = random.integers(0, np.minimum(size, most + 1))
             yield self.builder.batch(segment, live, cut.end[segment])
 
+    def _runs(self, skip: int) -> Iterator[Index]:
+        """Runs of segments in random order for ever, from the `skip`-th on; each pass cuts users elsewhere."""
+        length = self.config.run
+        for number in count():
+            random = np.random.default_rng((self.config.seed, number, 1))
+            shift = random.integers(0, length, len(self.first))
+            places = (-(-(self.end - self.first + shift) // length)) * (self.end > self.first)
+            user, place = spread(np.zeros(len(places), np.int64), places)
+            order = random.permutation(len(user))
+            for index in order[skip:]:
+                begin = self.first[user[index]] - shift[user[index]] + place[index] * length
+                yield np.arange(max(begin, self.first[user[index]]), min(begin + length, self.end[user[index]]))
+            skip = max(skip - len(order), 0)
+
 
 class Fit(lightning.LightningModule):
     """One model, its loss and its validation metric."""
 
-    def __init__(self, model: Model, config: TrainingConfig, steps: int) -> None:
+    def __init__(self, model: Model, config: TrainingConfig, steps: Steps) -> None:
         super().__init__()
         self.model, self.config, self.steps = model, config, steps
         self.found: list[np.ndarray] = []
@@ -100,13 +109,17 @@ class Fit(lightning.LightningModule):
         self.log("ndcg", mean(self.found), prog_bar=True)
         self.found.clear()
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the data where the checkpoint stopped."""
+        self.steps.round = checkpoint["epoch"] + 1
+
     def configure_optimizers(self) -> Any:
         """AdamW under a one-cycle schedule."""
         optimizer = torch.optim.AdamW(
             self.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.steps, pct_start=0.1
+            optimizer, self.config.learning_rate, total_steps=self.config.rounds * len(self.steps) + 1, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -119,25 +132,25 @@ def mean(found: list[np.ndarray]) -> float:
 
 
 def fit(model: Model, builder: Builder, split: Split, config: TrainingConfig, folder: Path, progress: bool) -> float:
-    """Train, keeping the best epoch's weights in `model` and the newest checkpoint in `folder`.
+    """Train, keeping the best round's weights in `model` and the newest checkpoint in `folder`.
 
-    Interrupted and called again with the same folder, it goes on from the last epoch.
+    Interrupted and called again with the same folder, it goes on from the last round.
 
     Returns:
-        The best epoch's NDCG@10 on the validation sessions.
+        The best round's NDCG@10 on the validation sessions.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
     steps = Steps(builder, split, config)
     validation: Any = list(batches(builder, *first_after(builder, split.validation_us, split.until_us)))
-    module = Fit(model, config, config.epochs * len(steps) + 1)
+    module = Fit(model, config, steps)
     best = ModelCheckpoint(folder, "best", monitor="ndcg", mode="max", save_last=True, enable_version_counter=False)
     stop = EarlyStopping("ndcg", mode="max", patience=config.patience)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = lightning.Trainer(
-            max_epochs=config.epochs,
+            max_epochs=config.rounds,
             accelerator="auto",
             logger=False,
             callbacks=[best, stop, *([TQDMProgressBar()] if progress else [])],
@@ -147,14 +160,27 @@ def fit(model: Model, builder: Builder, split: Split, config: TrainingConfig, fo
             gradient_clip_val=1.0,
         )
         last = folder / "last.ckpt"
-        trainer.fit(
-            module,
-            torch.utils.data.DataLoader(steps, batch_size=None),
-            torch.utils.data.DataLoader(validation, batch_size=None),
-            ckpt_path=str(last) if last.is_file() else None,
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        with _interruptible():
+            trainer.fit(
+                module,
+                torch.utils.data.DataLoader(steps, batch_size=None),
+                torch.utils.data.DataLoader(validation, batch_size=None),
+                ckpt_path=str(last) if last.is_file() else None,
+            )
     kept = torch.load(best.best_model_path, weights_only=False)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): value for name, value in kept.items()})
     return float(best.best_model_score or 0.0)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Lightning ignores later ones and exits the process instead."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, handler)

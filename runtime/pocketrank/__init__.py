@@ -3,12 +3,34 @@
     from pocketrank import Ranker
     ranker = Ranker.open("bundle", cache="cache.db")
 
-Importing this package imports no engine; opening a ranker does.
+Importing this package imports nothing else: its names are looked up when they are first used.
 """
 
-from pocketrank.bundle import Bundle
-from pocketrank.pack import Pack
-from pocketrank.ranker import Hit, Ranker, Ranking
-from pocketrank.reasons import Reason
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pocketrank.bundle import Bundle
+    from pocketrank.pack import Pack
+    from pocketrank.ranker import Hit, Ranker, Ranking
+    from pocketrank.reasons import Reason
 
 __all__ = ["Bundle", "Hit", "Pack", "Ranker", "Ranking", "Reason"]
+_HOME = {
+    "Bundle": "bundle",
+    "Pack": "pack",
+    "Hit": "ranker",
+    "Ranker": "ranker",
+    "Ranking": "ranker",
+    "Reason": "reasons",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pocketrank' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pocketrank.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -156,7 +156,7 @@ def test_pack_all_writes_every_user(applied: Any) -> None:
         (["2", "--all"], 2, r"UsageError: pack wants either user ids or --all; .*"),
     ],
 )
-def test_a_wrong_call_is_one_line_and_writes_nothing(  # noqa: PLR0917
+def test_a_wrong_call_is_one_line_and_writes_nothing(
     applied: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, line: str
 ) -> None:
     out = tmp_path / "packs"

@@ -1,0 +1,111 @@
+"""Training as a user starts, stops and starts it again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pocketrank.cli import main
+from pocketrank.config import Project
+from pocketrank_export import training
+
+from .conftest import SETTINGS, write_log
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "pocketrank.toml").write_text(SETTINGS)
+    write_log(tmp_path / "data" / "events", users=8)
+    return tmp_path
+
+
+def test_interrupted_training_keeps_the_old_model_and_goes_on_from_the_last_round(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[int] = []
+    ends = training.Fit.on_validation_epoch_end
+
+    def stop_after_one(self: training.Fit) -> None:
+        ends(self)
+        if self.model.fusion is not None:
+            ran.append(self.current_epoch)
+
+    monkeypatch.setattr(training.Fit, "on_validation_epoch_end", stop_after_one)
+    step = training.Fit.training_step
+
+    def interrupted(self: training.Fit, batch: training.Batch) -> object:
+        if self.model.fusion is not None and self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Fit, "training_step", interrupted)
+        assert main(["train", "--project", str(shop)]) == 130
+    assert capsys.readouterr().err.strip() == "pocketrank: interrupted; run `pocketrank train` again to go on"
+    assert not (shop / "model").exists()
+    assert main(["train", "--project", str(shop)]) == 0
+    assert ran == [0, 1]
+    assert (shop / "model" / "model.json").is_file()
+    assert not (shop / "model.checkpoints").exists()
+
+
+def test_the_same_seed_trains_the_same_model(shop: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(shop / "data", other / "data")
+    shutil.copy(shop / "pocketrank.toml", other)
+    for root in (shop, other):
+        assert main(["train", "--project", str(root)]) == 0
+    assert (shop / "model/weights.safetensors").read_bytes() == (other / "model/weights.safetensors").read_bytes()
+
+
+def test_the_resolved_settings_stand_beside_the_weights(project: Project) -> None:
+    facts = json.loads((project.model_dir / "model.json").read_text())
+    assert facts["training"]["batch"] == 32
+    assert facts["training"]["seed"] == 0
+    assert facts["model"]["fusion"] == "prefix"
+    assert facts["policy"] == {"kind": "session_gap", "gap_s": 3600, "max_events": 8}
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            "[model]\nfusoin = 'mean'",
+            "BadConfig: {root}/pocketrank.toml [model]: unknown key 'fusoin'; did you mean 'fusion'?",
+        ),
+        ("[training]\nsteps = 'six'", "BadConfig: {root}/pocketrank.toml [training] steps: found 'six', wanted int"),
+        (
+            "[model]\nfusion = 'median'",
+            "BadConfig: [model] fusion: found 'median', wanted one of prefix, mean, score_weighted, time_decay, none",
+        ),
+        (
+            "[training]\nmin_count = 9999",
+            "BadEvents: {root}/data/events: 0 items have 9999 events or more, wanted at least 2; "
+            "ingest a longer log, or lower min_count in [training]",
+        ),
+        (
+            "[segments]\ngap_s = 99999999\nmax_events = 999",
+            "NotReady: 8 users with one segment each: nothing to learn what follows from; "
+            "ingest a longer log, or a shorter [segments] gap_s or max_events",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_trained_are_refused_in_one_line(
+    shop: Path, capsys: pytest.CaptureFixture[str], settings: str, line: str
+) -> None:
+    (shop / "pocketrank.toml").write_text(settings)
+    assert main(["train", "--project", str(shop)]) == 1
+    assert capsys.readouterr().err == f"pocketrank: {line.format(root=shop)}\n"
+
+
+def test_commands_name_the_step_that_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pocketrank.toml").write_text("")
+    expected = {
+        "train": f"NotReady: no events in {tmp_path}/data/events; bring some in with: pocketrank ingest LOG",
+        "evaluate": f"NotReady: {tmp_path}/model: no trained model; make one with: pocketrank train",
+        "export": f"NotReady: {tmp_path}/model: no trained model; make one with: pocketrank train",
+    }
+    for command, line in expected.items():
+        assert main([command, "--project", str(tmp_path)]) == 1
+        assert capsys.readouterr().err == f"pocketrank: {line}\n"
