@@ -16,7 +16,7 @@ export UV_HTTP_TIMEOUT ?= 300
 
 PYTHON ?= # the Python to set up with; empty: the first that will do
 TORCH ?= # cpu: a torch without CUDA, a tenth of the size
-PROJECT ?= feature_repo
+PROJECT ?=
 DATA ?=
 ARGS ?=
 UPGRADE ?=
@@ -25,8 +25,9 @@ help: ## Show this
 	@echo 'make TARGET [VARIABLE=...]'
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
-demo: $(READY) ## The whole job on a real log, to rankings on a "device"; DATA=ml100k takes films, PROJECT=DIR another folder
-	@$(BIN)/pocketrank demo --project '$(PROJECT)' $(if $(DATA),--data '$(DATA)')
+demo: $(READY) ## The whole job on a real log, to rankings on a "device"; DATA=git:PATH takes a clone of yours, PROJECT=DIR another folder
+	@$(BIN)/pocketrank demo $(if $(DATA),--data '$(DATA)') \
+	  $(if $(PROJECT),--project '$(PROJECT)',$(if $(DATA),,--project feature_repo))
 
 test: lint types ## All that CI checks, stopping at the first that fails; ARGS='tests/runtime -k pack' narrows the tests
 	@echo '== pytest'

@@ -52,8 +52,8 @@ class TrainingConfig:
         seed: of everything random.
     """
 
-    steps: int = 800
-    rounds: int = 8
+    steps: int = 600
+    rounds: int = 6
     patience: int = 3
     learning_rate: float = 3e-3
     weight_decay: float = 0.01

@@ -50,7 +50,8 @@ def demo(wish: Wish) -> Report:
     """Run the whole job and show what the device answers.
 
     Raises:
-        CheckFailed: a step failed; it has said why, and everything before it stays done.
+        SystemExit: a step failed; it has said why, and everything before it stays done.
+        CheckFailed: a step of Feast's or of the device failed.
     """
     began = time.monotonic()
     log = outline(wish.source)

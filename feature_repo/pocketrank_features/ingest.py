@@ -301,11 +301,12 @@ def _advice(project: Project, source: Source) -> list[str]:
     notes = []
     for dotted, wanted in source.settings.items():
         section, key = dotted.split(".")
-        has = getattr(sections[section], key)
+        # [model] and [training] belong to another room: what the file says of them is compared as it stands.
+        has = getattr(sections[section], key) if section in sections else project.sections.get(section, {}).get(key)
         if has != wanted:
-            notes.append(
-                f"this log suits [{section}] {key} = {wanted!r}; {project.root / 'pocketrank.toml'} has {has!r}"
-            )
+            found = "nothing" if has is None else repr(has)
+            where = project.root / "pocketrank.toml"
+            notes.append(f"this log suits [{section}] {key} = {wanted!r}; {where} has {found}")
     return notes
 
 

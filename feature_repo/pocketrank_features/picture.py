@@ -28,8 +28,7 @@ def draw(shown: Shown, path: Path) -> None:
     colors = [FOR if value > 0 else AGAINST for value in added]
     axes.vlines(times, 0, added, colors=colors, linewidth=2)
     axes.scatter(times, added, c=colors, s=36, zorder=3)
-    loudest = sorted(range(len(added)), key=lambda place: -abs(added[place]))[:4]
-    for place in loudest:
+    for place in _told_apart(times, added):
         items = "\n".join(str(item)[:30] for item in segments[place]["items"][:3])
         above = added[place] > 0
         axes.annotate(
@@ -44,10 +43,27 @@ def draw(shown: Shown, path: Path) -> None:
         )
     others = {one["kind"]: one["added"] for one in first["reasons"] if one["kind"] in ("memory", "live")}
     rest = ", ".join(f"{'live session' if kind == 'live' else kind} {value:+.2f}" for kind, value in others.items())
-    axes.set_title(f"user {shown.held.user}: why {first['item']} ranks first", loc="left", fontweight="bold")
-    axes.set_ylabel("added to its score")
+    axes.set_title(
+        f"user {shown.held.user}: what each past segment said for or against {first['item']}, ranked first",
+        loc="left",
+        fontweight="bold",
+    )
+    axes.set_ylabel("added to its score, over the ten hits' mean")
     axes.set_xlabel(f"{len(segments)} past segments by their end; besides: {rest}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.06, y=0.28)
     with file_beside(path) as draft:
         figure.savefig(draft, format="png", dpi=130)
+
+
+def _told_apart(times: np.ndarray, added: np.ndarray, labels: int = 5) -> list[int]:
+    """Places of the loudest segments whose labels do not cover each other."""
+    span = (times[-1] - times[0]) / np.timedelta64(1, "s") or 1.0
+    chosen: list[int] = []
+    for place in np.argsort(-np.abs(added), kind="stable"):
+        near = [other for other in chosen if added[other] * added[place] > 0]
+        distance = [abs((times[place] - times[other]) / np.timedelta64(1, "s")) / span for other in near]
+        is_loud = abs(added[place]) > 0.4 * np.abs(added).max()
+        if is_loud and min(distance, default=1.0) > 0.2 and len(chosen) < labels:
+            chosen.append(int(place))
+    return chosen

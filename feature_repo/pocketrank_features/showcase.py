@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pocketrank.config import Project
@@ -15,6 +16,7 @@ from pocketrank_features.heldout import HeldOut
 from pocketrank_features.packs import file_name
 
 REPEAT = 200
+MEMORY_WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,33 @@ class Shown:
         lines += [f"  {'lately' if not n else '':<8}{_told(one)}" for n, one in enumerate(segments[-3:][::-1])]
         lines.append(f"  {'now':<8}{', '.join(str(event.item) for event in held.live) or 'nothing yet'}")
         width = min(max((len(str(hit["item"])) for hit in self.hits), default=0), 44)
-        for hit in self.hits:
+        if segments:
+            lines.append(f"{'':9}{'':<{width}}  {'memory':<{MEMORY_WIDTH}}the past {session} that spoke for it most")
+        for place, hit in enumerate(self.hits):
             mark = "●" if hit["item"] in held.rest else "·"
-            lines.append(f"  {hit['rank']:>4} {mark} {str(hit['item'])[:44]:<{width}}  {_why(hit)}")
+            lines.append(
+                f"  {hit['rank']:>4} {mark} {str(hit['item'])[:44]:<{width}}  {_why(hit, self.segments(place))}"
+            )
         lines.append(
             f"  ● {self.right} of these 10 were among the {len(held.rest)} items that followed in this {session}"
         )
         return "\n".join(lines)
 
     def segments(self, place: int = 0) -> list[dict[str, Any]]:
-        """The past segments and what each added to one hit's score, oldest first."""
-        reasons = self.hits[place]["reasons"] if self.hits else []
-        return sorted((one for one in reasons if one["kind"] == "segment"), key=lambda one: one["end_s"])
+        """The past segments, oldest first, with what each added to one hit's score beyond what it added to all ten.
+
+        What a segment adds to every item alike moves nothing, so it is no reason for one of them.
+        """
+        if not self.hits:
+            return []
+        each = [
+            sorted((one for one in hit["reasons"] if one["kind"] == "segment"), key=lambda one: one["end_s"])
+            for hit in self.hits
+        ]
+        return [
+            {**of_hit[place], "added": of_hit[place]["added"] - fmean(one["added"] for one in of_hit)}
+            for of_hit in zip(*each, strict=True)
+        ]
 
 
 def show_on_device(project: Project, held: HeldOut) -> Shown:
@@ -101,13 +118,11 @@ def _told(segment: dict[str, Any]) -> str:
     return f"{_day(segment['end_s']):<12} {', '.join(map(str, segment['items']))}"
 
 
-def _why(hit: dict[str, Any]) -> str:
-    """The segment that spoke loudest for a hit, and what the item memory added."""
-    reasons = hit["reasons"]
-    spoke = max((one for one in reasons if one["kind"] == "segment"), key=lambda one: one["added"], default=None)
-    memory = sum(one["added"] for one in reasons if one["kind"] == "memory")
-    words = [f"memory {memory:+.2f}"] if abs(memory) >= 0.005 else []
-    if spoke is not None and spoke["added"] > 0:
-        others = [str(item) for item in spoke["items"] if item != hit["item"]][:2]
-        words.append(f"{_day(spoke['end_s'])} {spoke['added']:+.2f} ({', '.join(others)})")
-    return ", ".join(words)
+def _why(hit: dict[str, Any], segments: list[dict[str, Any]]) -> str:
+    """What the item memory added, and the past segment that spoke for this hit more than for the others."""
+    memory = sum(one["added"] for one in hit["reasons"] if one["kind"] == "memory")
+    told = f"{memory:+.2f}" if abs(memory) >= 0.005 else ""
+    if not segments:
+        return told
+    spoke = max(segments, key=lambda one: one["added"])
+    return f"{told:<{MEMORY_WIDTH}}{_day(spoke['end_s'])}: {', '.join(str(item)[:32] for item in spoke['items'][:2])}"

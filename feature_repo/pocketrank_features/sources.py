@@ -152,9 +152,16 @@ def _ml100k() -> Source:
     return Source("ml100k", _arrow(query), digest, _OUTLINES["ml100k"].settings)
 
 
+_GROCERIES = {
+    "segments.gap_s": 6 * 3600,
+    "segments.max_events": 32,
+    "memory.items": 160,  # people come back to more things than 64
+    "model.encoder_layers": 0,  # the order inside a basket says nothing
+}
+_FILMS = {"segments.policy": "fixed_count", "segments.max_events": 16}
 _OUTLINES = {
-    "complete-journey": Outline("complete-journey", {"segments.gap_s": 6 * 3600, "segments.max_events": 32}, "basket"),
-    "ml100k": Outline("ml100k", {"segments.policy": "fixed_count", "segments.max_events": 16}),
+    "complete-journey": Outline("complete-journey", _GROCERIES, "basket"),
+    "ml100k": Outline("ml100k", _FILMS),
 }
 _NAMED: dict[str, Callable[[], Source]] = {"complete-journey": _complete_journey, "ml100k": _ml100k}
 

@@ -37,7 +37,7 @@ class Steps:
         """Run `pocketrank WORDS`; with `makes`, only if that is missing or something before it changed.
 
         Raises:
-            CheckFailed: the command failed; it has said why.
+            SystemExit: the command failed, with its code; it has said why in its one line.
         """
         line = f"pocketrank {shlex.join(words)}"
         self._step(line, [sys.executable, "-m", "pocketrank", *words], makes=makes)
@@ -77,8 +77,9 @@ def _run(line: str, command: list[str], folder: Path | None, *, is_quiet: bool) 
         return
     if done.returncode in (-2, 130):
         raise KeyboardInterrupt
-    if done.stdout:
-        sys.stderr.write(done.stdout.decode(errors="replace")[-4000:])
+    if not is_quiet:
+        raise SystemExit(done.returncode)
+    sys.stderr.write(done.stdout.decode(errors="replace")[-4000:])
     raise CheckFailed(f"`{line}` ended with {done.returncode}; mend what it says, and run the demo again to go on")
 
 

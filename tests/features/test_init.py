@@ -10,7 +10,7 @@ from pocketrank.errors import BadConfig, UsageError
 from pocketrank_features.scaffold import project_files, settings_from, start_project, toml_of
 from pocketrank_features.sources import open_source
 
-GROCERIES = ("segments.gap_s=21600", "segments.max_events=32")
+GROCERIES = ("segments.gap_s=21600", "segments.max_events=32", "memory.items=160", "model.encoder_layers=0")
 FEATURE_REPO = Path(__file__).parents[2] / "feature_repo"
 
 
