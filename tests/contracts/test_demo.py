@@ -52,18 +52,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stopped(folder: Path) -> list[str]:
     """The demo, interrupted as by Ctrl-C while it exports; what is in the project then."""
     command = [str(BIN / "pocketrank"), "demo", "--data", "log.csv", "--project", "shop"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    for line in process.stdout:
-        if line.startswith("$ pocketrank export"):
-            break
-    time.sleep(6)  # inside the first conversion
-    os.killpg(process.pid, signal.SIGINT)
-    complaint = process.stderr.read()
-    assert process.wait() == 130
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("$ pocketrank export"):
+                break
+        time.sleep(6)  # inside the first conversion
+        os.killpg(process.pid, signal.SIGINT)
+        _, complaint = process.communicate()
+    assert process.returncode == 130, complaint
     assert "Traceback" not in complaint
     assert complaint.rstrip().endswith("pocketrank: interrupted; run `pocketrank demo` again to go on")
     return sorted(path.name for path in (folder / "shop").iterdir())

@@ -234,7 +234,7 @@ def test_the_config_gives_behavior_and_weights_where_the_log_has_none(root: Path
 @pytest.mark.parametrize("weight", ["-1", '"much"', "nan", "true"])
 def test_a_weight_that_is_no_weight_is_refused(root: Path, weight: str) -> None:
     (root / "pocketrank.toml").write_text(f"[events.weights]\nbuy = {weight}\n")
-    with pytest.raises(BadConfig, match="wanted a finite number >= 0"):
+    with pytest.raises(BadConfig, match=r"wanted (a finite number >= 0|float)"):
         run(root, log(root, "user_id,item_id,timestamp\n7,a,2024-01-01\n"))
 
 
