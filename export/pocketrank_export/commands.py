@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketrank.command import Command, Report
 from pocketrank.config import Project
+from pocketrank.times import from_us
 
 if TYPE_CHECKING:
     from pocketrank_export.examples import Builder
@@ -32,17 +33,11 @@ def _train(arguments: argparse.Namespace) -> Report:
         "parameters": sum(value.numel() for value in trained.model.parameters()),
         "validation_ndcg_10": round(trained.validation["pocketrank"], 4),
         "validation_memory_alone": round(trained.validation["memory_alone"], 4),
-        "until": _iso(trained.split.until_us),
+        "until": from_us(trained.split.until_us).isoformat(),
         "seconds": round(time.monotonic() - begin, 1),
         "folder": str(project.model_dir),
     }
     return Report(facts, {"until": f"{facts['until']}   what comes after is kept for `pocketrank evaluate`"})
-
-
-def _iso(time_us: int) -> str:
-    from datetime import UTC, datetime, timedelta  # noqa: PLC0415
-
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)).isoformat()
 
 
 def _opened(project: Project) -> tuple["Trained", "Builder"]:
@@ -69,7 +64,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         "users": found.users,
         "ndcg_10": {name: round(value, 4) for name, value in found.means().items()},
         "error_of_difference_to_memory_alone": round(error, 4),
-        "until": _iso(trained.split.until_us),
+        "until": from_us(trained.split.until_us).isoformat(),
     }
     write_bytes(_quality_path(project), (json.dumps(facts) + "\n").encode())
     means = found.means()

@@ -2,10 +2,10 @@
 
 import argparse
 import warnings
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pocketrank.command import Command, Report
+from pocketrank.times import moment
 
 COLUMN_OPTIONS = tuple(f"--{name}-column" for name in ("user", "item", "behavior", "time", "score", "event-id"))
 
@@ -90,17 +90,9 @@ def _segment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="default: bundle/ of the project")
     parser.add_argument(
-        "--as-of", type=_moment, metavar="TIME", help="count events before it; ISO 8601, UTC unless zoned; default: now"
+        "--as-of", type=moment, metavar="TIME", help="count events before it; ISO 8601, UTC unless zoned; default: now"
     )
     parser.add_argument("--engine", choices=("onnx", "litert"), help="default: the first one installed")
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-23T12:00:00") from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _segment(arguments: argparse.Namespace) -> Report:

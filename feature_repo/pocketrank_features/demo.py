@@ -18,7 +18,7 @@ from pocketrank.atomic import write_bytes
 from pocketrank.bundle import Bundle
 from pocketrank.command import Report
 from pocketrank.config import FILE_NAME, Project
-from pocketrank.segments import MICROSECONDS
+from pocketrank.times import to_us
 from pocketrank_features.heldout import held_out
 from pocketrank_features.picture import draw
 from pocketrank_features.showcase import Shown, show_on_device
@@ -66,7 +66,7 @@ def demo(wish: Wish) -> Report:
     project, at = Project.open(folder), ("--project", str(folder))
     steps.pocketrank("ingest", wish.source, *wish.options, *at)
     until = _work(steps, project, at)
-    people = held_out(project.events_dir, Bundle.open(project.bundle_dir), _microseconds(until), USERS)
+    people = held_out(project.events_dir, Bundle.open(project.bundle_dir), to_us(until), USERS)
     steps.pocketrank("pack", *at, "--", *(str(one.user) for one in people))
     print("\n# from here on nothing but the device's packages can be imported", flush=True)  # noqa: T201
     shown = [show_on_device(project, one) for one in people]
@@ -146,7 +146,3 @@ def _next(project: Project, shown: list[Shown]) -> str:
             "  pocketrank demo --data git:PATH     any clone of yours: which files will you touch next?",
         ]
     )
-
-
-def _microseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * MICROSECONDS)

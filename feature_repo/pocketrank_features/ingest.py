@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadConfig, BadEvents
+from pocketrank.times import from_us
 from pocketrank_features import checks
 from pocketrank_features.batches import Batch, batch_files, read_batches
 from pocketrank_features.logfiles import SPARE_COLUMNS, literal, quoted
@@ -26,7 +26,6 @@ from pocketrank_features.partitions import ROWS_AT_ONCE, write_batch
 from pocketrank_features.sources import Source, open_source
 
 MEMORY_LIMIT = "2GB"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -315,4 +314,4 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _moment(time_us: int | None) -> str:
-    return (_EPOCH + timedelta(microseconds=time_us)).isoformat() if time_us is not None else ""
+    return from_us(time_us).isoformat() if time_us is not None else ""

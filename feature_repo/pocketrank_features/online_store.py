@@ -204,9 +204,16 @@ class PackOnlineStore(OnlineStore):  # type: ignore[misc]
         return Path(config.repo_path or ".") / str(config.online_store.path)
 
 
+class _OfThread(sqlite3.Connection):
+    """A connection that is closed when the thread it belongs to ends, and nobody can close it any more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=_OfThread)
     connection.execute("PRAGMA page_size = 16384")
     _to_wal(connection)
     connection.execute("PRAGMA synchronous = NORMAL")

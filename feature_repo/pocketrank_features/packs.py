@@ -7,7 +7,6 @@ never has to write empty ones. See docs/formats.md, "Pack".
 import argparse
 import hashlib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +20,7 @@ from pocketrank.config import Project
 from pocketrank.errors import BundleMismatch, NotReady, UsageError
 from pocketrank.pack import Pack
 from pocketrank.quantise import quantise
+from pocketrank.times import from_us
 from pocketrank_features.online_store import Row
 from pocketrank_features.rings import SECOND_US, Rings, UserRows
 from pocketrank_features.views import read_manifest
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> Report:
         content = pack.to_bytes()
         atomic.write_bytes(out / file_name(user), content)
         total, segments, newest = total + len(content), segments + len(pack), max(newest, pack.through[0])
-    through = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=newest)).isoformat()
+    through = from_us(newest).isoformat()
     facts = {"packs": len(users), "bytes": total, "segments": segments, "through": through, "out": str(out)}
     return Report(facts)
 

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from pocketrank.config import Project
 from pocketrank.encoding import Encoder
 from pocketrank.errors import BadBundle, BundleMismatch, NotReady, UsageError
 from pocketrank.segments import policy_settings
+from pocketrank.times import from_us, to_us
 from pocketrank_features.histories import bucket_files, first_event_us, histories_from, read_events
 from pocketrank_features.rows import Cut, item_rows, segment_rows, user_rows
 
 RECORD_KEY = b"pocketrank.segment"
 VIEWS = ("segments", "users", "items")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -73,7 +73,7 @@ def segment(
     if not buckets:
         raise NotReady(f"no events in {project.events_dir}; bring some in with: pocketrank ingest LOG")
     moment = as_of or datetime.now(UTC)
-    as_of_us = (moment - _EPOCH) // timedelta(microseconds=1)
+    as_of_us = to_us(moment)
     encoder = Encoder(bundle, engines.load(bundle.folder, "encoder", engine), bundle.sizes.encoder_batch)
     folders = [project.rows_dir(f"{view}_{bundle.manifest.encoder_id}") for view in VIEWS]
     record = _record(bundle, as_of_us)
@@ -113,7 +113,7 @@ def _bucket(
 def _check(counts: _Counts, bundle: Bundle, moment: datetime, files: Iterable[Path]) -> None:
     """Refuse to put nothing, or nothing of use, in the place of the rows that are there."""
     if not counts.events:
-        first = (_EPOCH + timedelta(microseconds=first_event_us(files))).isoformat()
+        first = from_us(first_event_us(files)).isoformat()
         raise UsageError(f"--as-of {moment.isoformat()}: the first event is of {first}; give a later time")
     if counts.unknown == counts.events:
         some = ", ".join(repr(item) for item in bundle.items.ids[:2])
@@ -152,7 +152,7 @@ def _report(counts: _Counts, bundle: Bundle, moment: datetime, folders: list[Pat
     facts: dict[str, Any] = {
         "encoder_id": bundle.manifest.encoder_id,
         "as_of": moment.isoformat(),
-        "through": (_EPOCH + timedelta(microseconds=counts.through_us)).isoformat(),
+        "through": from_us(counts.through_us).isoformat(),
         "users": counts.users,
         "segments": counts.segments,
         "skipped_segments": counts.skipped,

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from pocketrank.config import Project
 from pocketrank.errors import CheckFailed
+from pocketrank.segments import MICROSECONDS
+from pocketrank.times import from_us
 from pocketrank_features.heldout import HeldOut
 from pocketrank_features.packs import file_name
 
@@ -91,9 +92,9 @@ def show_on_device(project: Project, held: HeldOut) -> Shown:
         old.unlink()
     device = ["--bundle", str(project.bundle_dir), "--cache", str(cache)]
     for event in held.live:
-        at = ["--at", _iso(event.time_us), "--score", str(event.score), f"--behavior={event.behavior}"]
+        at = ["--at", from_us(event.time_us).isoformat(), "--score", str(event.score), f"--behavior={event.behavior}"]
         _thin(["observe", *device, *at, "--", str(event.item)])
-    now = ["--now", _iso(held.live[-1].time_us)] if held.live else []
+    now = ["--now", from_us(held.live[-1].time_us).isoformat()] if held.live else []
     found = _thin(["rank", *device, "--pack", str(pack), "--reasons", "--repeat", str(REPEAT), "-k", "10", *now])
     return Shown(held, pack, found["hits"], found["rank_ms"], found["cold_ms"])
 
@@ -106,12 +107,8 @@ def _thin(words: Sequence[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def _iso(time_us: int) -> str:
-    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()
-
-
 def _day(time_s: int) -> str:
-    return f"{datetime.fromtimestamp(time_s, UTC):%d %b %Y}".lstrip("0")
+    return f"{from_us(time_s * MICROSECONDS):%d %b %Y}".lstrip("0")
 
 
 def _told(segment: dict[str, Any]) -> str:

@@ -2,12 +2,12 @@
 
 import argparse
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pocketrank.command import Command, Report
 from pocketrank.errors import BadInput, UnknownItem, UsageError
+from pocketrank.times import from_us, moment
 
 
 def _device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,14 +24,6 @@ def _open(arguments: argparse.Namespace) -> Any:
     return Ranker.open(arguments.bundle, cache=cache, pack=arguments.pack, engine=arguments.engine)
 
 
-def _time(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-23T12:00:00") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def _item(ids: dict[Any, int], text: str) -> Any:
     """The item id as the vocabulary has it: a log of integers has integer ids."""
     if any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -44,7 +36,7 @@ def _observe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("item", nargs="+", help="item ids")
     parser.add_argument("--behavior", default="view", help="what the user did (default: view)")
     parser.add_argument("--score", type=float, help="how much it weighs (default: by the behaviour)")
-    parser.add_argument("--at", type=_time, help="when, ISO 8601, UTC unless it has a zone (default: now)")
+    parser.add_argument("--at", type=moment, help="when, ISO 8601, UTC unless it has a zone (default: now)")
     _device_arguments(parser)
 
 
@@ -57,12 +49,13 @@ def _observe(arguments: argparse.Namespace) -> Report:
         unknown = [str(item) for item in items if item not in ids]
         for item in items:
             ranker.observe(item, arguments.behavior, arguments.score, arguments.at)
-        facts = {"observed": len(items), "behavior": arguments.behavior, "unknown_items": unknown, **_kept(ranker)}
+        facts = {"observed": len(items), "behavior": arguments.behavior, "unknown_items": unknown}
+        facts |= _kept(ranker, arguments.at)
     return Report(facts, {} if unknown else {"unknown_items": ""})
 
 
-def _kept(ranker: Any) -> dict[str, Any]:
-    stats = ranker.stats()
+def _kept(ranker: Any, now: Any) -> dict[str, Any]:
+    stats = ranker.stats(now)
     return {name: stats[name] for name in ("segments", "live_events", "remembered_items")}
 
 
@@ -71,7 +64,7 @@ def _rank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates", nargs="+", help="rank these items only (default: the whole catalogue)")
     parser.add_argument("--exclude-seen", action="store_true", help="leave out what the user has touched")
     parser.add_argument("--reasons", action="store_true", help="say what each past segment added")
-    parser.add_argument("--now", type=_time, help="time of the request (default: now)")
+    parser.add_argument("--now", type=moment, help="time of the request (default: now)")
     parser.add_argument("--repeat", type=int, default=0, metavar="N", help="time N more requests")
     _device_arguments(parser)
 
@@ -88,12 +81,11 @@ def _rank(arguments: argparse.Namespace) -> Report:
         options = {"k": arguments.k, "candidates": candidates, "exclude_seen": arguments.exclude_seen}
         ranking = ranker.rank(**options, now=arguments.now)
         hits = [_hit(place, hit, arguments.reasons) for place, hit in enumerate(ranking, 1)]
-        stats = ranker.stats()
-        facts: dict[str, Any] = {"basis": list(ranking.basis), "engine": stats["engine"], "hits": hits}
+        facts: dict[str, Any] = {"basis": list(ranking.basis), "engine": ranker.engine, "hits": hits}
         if arguments.repeat:
             facts["rank_ms"], facts["cold_ms"] = _timed(ranker, options, arguments.now, arguments.repeat)
-        if stats["pack_refused"]:
-            facts["pack_refused"] = stats["pack_refused"]
+        if ranker.refused:
+            facts["pack_refused"] = ranker.refused
     return Report(facts, {"hits": ""}, "\n".join(map(_line, hits)))
 
 
@@ -209,7 +201,7 @@ def _inspect_pack(path: Path) -> Report:
     from pocketrank.pack import Pack  # noqa: PLC0415
 
     pack = Pack.open(path)
-    through = datetime.fromtimestamp(pack.through[0] / 1e6, UTC)
+    through = from_us(pack.through[0])
     facts = {
         "encoder_id": pack.encoder_id,
         "version": list(pack.version),

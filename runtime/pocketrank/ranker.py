@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pocketrank.reasons import Reason, reasons
 from pocketrank.scoring import best, score_items
 from pocketrank.segments import LAST_S, MICROSECONDS
 from pocketrank.situation import Situation, situate
+from pocketrank.times import to_us
 
 CLOCK_STEP_S = 60
 Time = datetime | int | float | None
@@ -209,10 +210,14 @@ class Ranker:
             self._cache.clear()
             self._pack, self._known, self.refused = None, None, None
 
-    def stats(self) -> dict[str, Any]:
-        """What the ranker has: engine, encoder, segments, live events, remembered items, why a pack was refused."""
+    def stats(self, now: Time = None) -> dict[str, Any]:
+        """What the ranker has: engine, encoder, segments, live events, remembered items, why a pack was refused.
+
+        Args:
+            now: the clock, which may close the live segment; as `observe` takes it.
+        """
         with self._lock:
-            situation = self._now(_microseconds(None)).situation
+            situation = self._now(_microseconds(now)).situation
             return {
                 "engine": self.engine,
                 "model_id": self.bundle.manifest.model_id,
@@ -329,7 +334,7 @@ def _microseconds(at: Time) -> int:
     if isinstance(at, datetime):
         if at.tzinfo is None:
             raise BadInput(f"time {at} has no zone; give one, such as datetime(..., tzinfo=UTC)")
-        return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        return to_us(at)
     if not isinstance(at, int | float | np.integer | np.floating) or not abs(at) < LAST_S:
         raise BadInput(f"time is {at!r}, wanted a datetime with a zone or seconds since 1970 (not milliseconds)")
     return round(at * MICROSECONDS)

@@ -1,0 +1,29 @@
+"""Times: microseconds since 1970, UTC, as every table and pack counts them, and datetimes for people."""
+
+import argparse
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_us(moment: datetime) -> int:
+    """Whole microseconds since 1970 of a datetime with a zone, without going through a float."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def from_us(time_us: int) -> datetime:
+    """The datetime, in UTC, of microseconds since 1970."""
+    return EPOCH + timedelta(microseconds=int(time_us))
+
+
+def moment(text: str) -> datetime:
+    """A time typed on the command line: ISO 8601, UTC unless it has a zone.
+
+    Raises:
+        argparse.ArgumentTypeError: not a time.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-23T12:00:00") from None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
