@@ -90,7 +90,8 @@ class Project:
 
         Raises:
             NotReady: the folder has no pocketrank.toml.
-            BadConfig: it is not TOML, or has an unknown section.
+            BadConfig: it is not TOML, has an unknown section, or a key or value of a section that is read here
+                ([model] and [training] are the exporter's) is wrong.
         """
         path = root / FILE_NAME
         if not path.is_file():
@@ -103,7 +104,10 @@ class Project:
         for name, value in sections.items():
             if name not in known or not isinstance(value, dict):
                 raise BadConfig(f"{path}: unknown section [{name}]{_nearest(name, known)}")
-        return cls(root, sections)
+        project = cls(root, sections)
+        # All of them at once, so that a slip in one stops the first command and not the one that comes to need it.
+        _ = project.events, project.memory, project.segments.cutter()
+        return project
 
     def section(self, name: str, cls: type[T]) -> T:
         """One section as its dataclass; defaults where the file is silent."""

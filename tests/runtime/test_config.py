@@ -47,12 +47,8 @@ def test_settings_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
-    def read() -> None:
-        found = project(tmp_path, text)
-        _ = found.events, found.segments, found.memory
-
-    with pytest.raises(BadConfig) as caught:
-        read()
+    with pytest.raises(BadConfig) as caught:  # by opening alone, before a command asks for the section
+        project(tmp_path, text)
     said = str(caught.value)
     assert said.startswith(f"{tmp_path}/pocketrank.toml")
     assert said.removeprefix(f"{tmp_path}/pocketrank.toml").removeprefix(":") == message
@@ -73,7 +69,7 @@ def test_a_folder_without_settings_is_no_project(tmp_path: Path) -> None:
 
 def test_a_policy_that_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"^segments: gap_s of session_gap is 0, wanted a positive integer$"):
-        project(tmp_path, "[segments]\ngap_s = 0").segments.cutter()
+        project(tmp_path, "[segments]\ngap_s = 0")
 
 
 def test_only_a_dataclass_can_be_parsed() -> None:
