@@ -145,5 +145,5 @@ class Rings:
     def _unknown(self, user: int | str) -> UnknownUser:
         return UnknownUser(
             f"user {user!r} is not in {self.users.name}; check the id, or if the user is new run: "
-            "pocketrank segment; feast materialize-incremental END"
+            "pocketrank segment; feast materialize START END"
         )

@@ -77,7 +77,7 @@ def next_steps(folder: Path) -> list[str]:
         "pocketrank verify",
         "pocketrank segment",
         "feast apply",
-        "feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)",
+        "feast materialize 1970-01-02T00:00:00 $(date -u +%Y-%m-%dT%H:%M:%S)",
         "pocketrank pack --all",
         "pocketrank rank",
     ]
@@ -88,7 +88,7 @@ def settings_from(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     Raises:
         UsageError: an assignment is not of that form.
-        BadConfig: an unknown section or key, or a value of another type.
+        BadConfig: an unknown section or key, a value of another type, or a policy that cannot be.
     """
     settings: dict[str, dict[str, Any]] = {}
     for assignment in assignments:
@@ -107,7 +107,9 @@ def settings_from(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
         table[keys[-1]] = _value(text.strip())
     for section, table in settings.items():
         if section in SECTIONS:
-            parse(SECTIONS[section], table, f"--set {section}")
+            values: object = parse(SECTIONS[section], table, f"--set {section}")
+            if isinstance(values, SegmentsConfig):
+                values.cutter()
     return settings
 
 

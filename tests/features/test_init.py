@@ -57,6 +57,7 @@ def test_any_text_survives_the_file(text: str) -> None:
         ("segment.gap_s=3", BadConfig, "unknown section 'segment'; known are events"),
         ("segments.gap=3", BadConfig, r"unknown key 'gap'; did you mean 'gap_s'\?"),
         ("segments.gap_s=long", BadConfig, "gap_s: found 'long', wanted int"),
+        ("segments.gap_s=-3", BadConfig, "gap_s of session_gap is -3, wanted a positive integer"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_makes_nothing(
@@ -92,7 +93,7 @@ def test_init_says_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture
         "pocketrank verify",
         "pocketrank segment",
     ]
-    steps += ["feast apply", "feast materialize-incremental", "pocketrank pack", "pocketrank rank"]
+    steps += ["feast apply", "feast materialize 1970-01-02T00:00:00 ", "pocketrank pack", "pocketrank rank"]
     assert len(lines) == len(steps)
     assert all(line.startswith(step) for line, step in zip(lines, steps, strict=True))
     assert main(["init", str(tmp_path / "b"), "--json"]) == 0

@@ -20,6 +20,7 @@ from pocketrank.quantise import dequantise
 from pocketrank_features.online_store import Row
 from pocketrank_features.packs import file_name, pack_from, run
 from pocketrank_features.rings import Rings, UserRows
+from pocketrank_features.scaffold import next_steps
 from pocketrank_features.views import definitions
 
 pytestmark = [
@@ -150,7 +151,7 @@ def test_pack_all_writes_every_user(applied: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        (["2", "99"], 1, r"UnknownUser: user 99 is not in users_3f9a; check the id, .*materialize-incremental END"),
+        (["2", "99"], 1, r"UnknownUser: user 99 is not in users_3f9a; check the id, .*; feast materialize START END"),
         (["ann"], 1, r"UnknownUser: user 'ann': users of users_3f9a are integers; check the id"),
         ([], 2, r"UsageError: pack wants either user ids or --all; for instance: pocketrank pack 7"),
         (["2", "--all"], 2, r"UsageError: pack wants either user ids or --all; .*"),
@@ -164,6 +165,19 @@ def test_a_wrong_call_is_one_line_and_writes_nothing(
     said = capsys.readouterr()
     assert re.fullmatch(f"pocketrank: {line}\n", said.err)
     assert (said.out, out.exists()) == ("", False)
+
+
+def test_the_materialize_that_init_prints_misses_no_old_or_late_closing(tmp_path: Path, rows: Any) -> None:
+    (line,) = (step for step in next_steps(tmp_path) if step.startswith("feast materialize"))
+    start = datetime.fromisoformat(line.split()[2]).replace(tzinfo=UTC)
+    rows.write_bundle(rows.start_project(tmp_path))
+    for user in (1, 2):  # both closed in 2023; the second comes in after the first run
+        rows.write(tmp_path, "segments", str(user), [rows.segment(user, 0, 0, 0)])
+        rows.write(tmp_path, "users", str(user), [rows.user(user, 0)])
+        store = FeatureStore(repo_path=str(tmp_path))
+        store.apply(definitions(Project.open(tmp_path)))
+        store.materialize(start, datetime.now(UTC))
+        assert main(["pack", str(user), "--project", str(tmp_path)]) == 0
 
 
 def test_every_step_that_is_missing_is_named(tmp_path: Path, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
