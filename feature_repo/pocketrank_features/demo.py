@@ -6,6 +6,7 @@ The last ones run where only the device's packages can be imported.
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,12 +138,15 @@ def _report(project: Project, shown: list[Shown], seconds: float) -> Report:
 def _next(project: Project, shown: list[Shown]) -> str:
     root = os.path.relpath(project.root)
     pack = f" --pack {shown[0].pack}" if shown else ""
+    programs = Path(sys.executable).parent
+    is_on_path = str(programs) in os.environ.get("PATH", "").split(os.pathsep)
     return "\n".join(
         [
             "",
             "next:",
+            *([] if is_on_path else [f"  . {os.path.relpath(programs / 'activate')}"]),
             f"  pocketrank rank --bundle {project.bundle_dir}{pack} --reasons",
-            f"  cd {root} && feast materialize-incremental $(date -u +%Y-%m-%dT%H:%M:%S)",
+            f"  cd {root} && pocketrank segment && feast materialize 1970-01-02T00:00:00 $(date -u +%Y-%m-%dT%H:%M:%S)",
             "  pocketrank demo --data git:PATH     any clone of yours: which files will you touch next?",
         ]
     )

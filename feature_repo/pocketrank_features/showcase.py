@@ -122,4 +122,5 @@ def _why(hit: dict[str, Any], segments: list[dict[str, Any]]) -> str:
     if not segments:
         return told
     spoke = max(segments, key=lambda one: one["added"])
-    return f"{told:<{MEMORY_WIDTH}}{_day(spoke['end_s'])}: {', '.join(str(item)[:32] for item in spoke['items'][:2])}"
+    items = ", ".join(str(item)[:32] for item in spoke["items"][:2]) or "items that the catalogue lacks"
+    return f"{told:<{MEMORY_WIDTH}}{_day(spoke['end_s'])}: {items}"

@@ -50,6 +50,10 @@ def _observe(arguments: argparse.Namespace) -> Report:
         for item in items:
             ranker.observe(item, arguments.behavior, arguments.score, arguments.at)
         facts = {"observed": len(items), "behavior": arguments.behavior, "unknown_items": unknown}
+        if arguments.behavior not in ranker.bundle.manifest.behaviors:
+            facts["unknown_behavior"] = (
+                f"{arguments.behavior}; known are {', '.join(ranker.bundle.manifest.behaviors[1:])}"
+            )
         facts |= _kept(ranker, arguments.at)
     return Report(facts, {} if unknown else {"unknown_items": ""})
 

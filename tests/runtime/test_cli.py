@@ -87,6 +87,8 @@ def test_observe_says_what_the_phone_now_has(run: Run, facts: Any) -> None:
         "live_events": 2,
         "remembered_items": 1,
     }
+    odd = facts("observe --cache other.db p-1 --behavior steal")["unknown_behavior"]
+    assert odd.startswith("steal; known are ")
     code, out, err = run("observe --cache c.db p-1 --behavior buy")
     assert (code, err) == (0, "")
     assert (
