@@ -13,6 +13,7 @@ from pocketrank.errors import BadPack, BadTensors
 from pocketrank.segments import LAST_S, MICROSECONDS
 
 FORMAT = "pocketrank.pack/1"
+MOST = 1e12  # of any scale, weight or count: no user has more, and products of these stay finite in float32
 _TENSORS: dict[str, tuple[type, str]] = {
     "vectors": (np.int8, "SKD"),
     "scales": (np.float32, "SK"),
@@ -138,8 +139,8 @@ def _check_values(arrays: tensors.Tensors, where: str) -> None:
     """Refuse what would turn scores into NaN or be looked up wrongly; damage that keeps the shapes shows here."""
     for name, (dtype, _) in _TENSORS.items():
         array = arrays[name]
-        if dtype is np.float32 and not (np.isfinite(array).all() and (array >= 0).all()):
-            raise BadPack(f"{where}: {name} has a value that is negative or not finite; sync again")
+        if dtype is np.float32 and not ((array >= 0) & (array <= MOST)).all():
+            raise BadPack(f"{where}: {name} has a value that is negative, not finite or over {MOST:.0e}; sync again")
         if dtype is np.int64 and not ((array > -LAST_S) & (array < LAST_S)).all():
             raise BadPack(f"{where}: {name} has a time after the year 9999; sync again")
     for name, step in (("end_s", 0), ("memory_items", 1)):

@@ -81,11 +81,18 @@ LATE = np.array([0, 0, 2**62], np.int64)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scales": NAN[:, None]}, "scales has a value that is negative or not finite"),
-        ({"scales": np.full((3, 1), np.inf, np.float32)}, "scales has a value that is negative or not finite"),
-        ({"weight": MINUS}, "weight has a value that is negative or not finite"),
-        ({"memory_counts": NAN}, "memory_counts has a value that is negative or not finite"),
-        ({"memory_decayed": -NAN}, "memory_decayed has a value that is negative or not finite"),
+        ({"scales": NAN[:, None]}, "scales has a value that is negative, not finite or over 1e+12"),
+        (
+            {"scales": np.full((3, 1), np.inf, np.float32)},
+            "scales has a value that is negative, not finite or over 1e+12",
+        ),
+        ({"weight": MINUS}, "weight has a value that is negative, not finite or over 1e+12"),
+        (
+            {"scales": np.full((3, 1), 1e30, np.float32)},
+            "scales has a value that is negative, not finite or over 1e+12",
+        ),
+        ({"memory_counts": NAN}, "memory_counts has a value that is negative, not finite or over 1e+12"),
+        ({"memory_decayed": -NAN}, "memory_decayed has a value that is negative, not finite or over 1e+12"),
         ({"memory_counts": MINUS + 1}, "an item is remembered for no event"),
         ({"memory_last_s": LATE}, "memory_last_s has a time after the year 9999"),
         ({"start_s": -LATE}, "start_s has a time after the year 9999"),
