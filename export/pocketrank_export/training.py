@@ -7,6 +7,7 @@ are Lightning's.
 import logging
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from pocketrank_export.split import Split, batches, first_after
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import lightning
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+    from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 LIVE_AT_MOST = (0, 0, 0, 0, 0, 0, 8, 64)  # live events of a step's examples; mostly none, as when a session begins
 
@@ -131,6 +132,25 @@ def mean(found: list[np.ndarray]) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
+class Bar(Callback):
+    """One line on stderr: steps taken, and the newest validation."""
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        """Draw it again."""
+        total = module.config.rounds * len(module.steps)
+        done = trainer.global_step
+        filled = 24 * done // total
+        ndcg = float(trainer.callback_metrics.get("ndcg", 0.0))
+        sys.stderr.write(
+            f"\rtraining {'█' * filled}{'·' * (24 - filled)} {done:,}/{total:,} steps, NDCG@10 {ndcg:.4f} "
+        )
+        sys.stderr.flush()
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Leave the line empty."""
+        sys.stderr.write("\r\033[K")
+
+
 def fit(model: Model, builder: Builder, split: Split, config: TrainingConfig, folder: Path, progress: bool) -> float:
     """Train, keeping the best round's weights in `model` and the newest checkpoint in `folder`.
 
@@ -153,8 +173,8 @@ def fit(model: Model, builder: Builder, split: Split, config: TrainingConfig, fo
             max_epochs=config.rounds,
             accelerator="auto",
             logger=False,
-            callbacks=[best, stop, *([TQDMProgressBar()] if progress else [])],
-            enable_progress_bar=progress,
+            callbacks=[best, stop, *([Bar()] if progress else [])],
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
