@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketrank.encoding import spread
+from pocketrank.groups import spread
 from pocketrank.segments import MICROSECONDS
 from pocketrank_export.fusion import Cached, Live
 from pocketrank_export.history import History, Index

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketrank.encoding import spread
+from pocketrank.groups import spread
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import Index
 from pocketrank_export.metrics import ndcg

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank.errors import BadConfig
+from pocketrank.groups import nth, owners, spread, starts
 from pocketrank.quantise import FloatArray, Int8Array, dequantise, quantise
 
 Int64Array = npt.NDArray[np.int64]
@@ -101,7 +102,7 @@ class Ring:
         user = owners(new_start)
         both, both_start = _by_user([(held, owners(start)), (new, user)], len(start) - 1)
         first = np.maximum(both_start[1:] - self.slots, both_start[:-1])
-        kept = both.part(ranges(first, both_start[1:]))
+        kept = both.part(spread(first, both_start[1:])[1])
         cause = new.ordinal_last
         return Compacted(new, user, cause, cause % self.slots, kept, starts(both_start[1:] - first))
 
@@ -152,20 +153,20 @@ class Log:
         written: list[_Written] = []
         left: list[tuple[Kept, Int64Array]] = []
         for level, full in enumerate(self.capacity):
-            number = was[level][user] + _nth(user)
+            number = was[level][user] + nth(user)
             written.append(_Written(fresh, user, self._cause(level, number), offset + number % full))
             mine = np.flatnonzero(held.level == level)
             both, begin = _by_user([(held.part(mine), holder[mine]), (fresh, user)], users)
             # A user's number j of this level is at base + j: two have left it for each that the level above took.
             base, above = begin[:-1] - 2 * was[level + 1], now[level + 1] - was[level + 1]
             oldest = base + 2 * now[level + 1]
-            left.append((both.part(ranges(oldest, begin[1:])), np.repeat(np.arange(users), begin[1:] - oldest)))
+            left.append((both.part(spread(oldest, begin[1:])[1]), np.repeat(np.arange(users), begin[1:] - oldest)))
             user = np.repeat(np.arange(users), above)
-            pair = base[user] + 2 * (was[level + 1][user] + _nth(user))
+            pair = base[user] + 2 * (was[level + 1][user] + nth(user))
             fresh, offset = merged(both.part(pair), both.part(pair + 1), level + 1), offset + full
         mine = np.flatnonzero(held.level == self.levels)
         grown = _running(held.part(mine), holder[mine], fresh, user)
-        written.append(_Written(grown, user, self._cause(self.levels, was[-1][user] + _nth(user)), offset + 0 * user))
+        written.append(_Written(grown, user, self._cause(self.levels, was[-1][user] + nth(user)), offset + 0 * user))
         both, begin = _by_user([(held.part(mine), holder[mine]), (grown, user)], users)
         has_rest = np.flatnonzero(np.diff(begin))
         left.append((both.part(begin[1:][has_rest] - 1), has_rest))
@@ -249,25 +250,6 @@ def merged(older: Kept, newer: Kept, level: int) -> Kept:
     )
 
 
-def owners(start: Int64Array) -> Int64Array:
-    """(N,) the user of each of N things of which user u has `start[u]` to `start[u + 1]`."""
-    return np.repeat(np.arange(len(start) - 1), np.diff(start))
-
-
-def starts(size: Int64Array) -> Int64Array:
-    """(U + 1,) where each user's things begin, of which there are `size` (U,)."""
-    total = np.zeros(len(size) + 1, np.int64)
-    np.cumsum(size, out=total[1:])
-    return total
-
-
-def ranges(first: Int64Array, end: Int64Array) -> Int64Array:
-    """The numbers from `first[u]` to `end[u]` (exclusive) for each u, one after the other; none where first >= end."""
-    size = np.maximum(end - first, 0)
-    begin = np.cumsum(size) - size
-    return np.arange(int(size.sum())) + np.repeat(first - begin, size)
-
-
 @dataclass(frozen=True, eq=False)
 class _Written:
     """Some of what a compaction writes, as in `Compacted`."""
@@ -292,22 +274,15 @@ def _by_user(parts: list[tuple[Kept, Int64Array]], users: int) -> tuple[Kept, In
     return Kept.joined([part for part, _ in parts]).part(order), starts(np.bincount(user, minlength=users))
 
 
-def _nth(user: Int64Array) -> Int64Array:
-    """(N,) which of its user's each is, from 0; equal users adjacent."""
-    return np.arange(len(user)) - np.searchsorted(user, user)
-
-
 def _running(rest: Kept, holder: Int64Array, new: Kept, user: Int64Array) -> Kept:
     """What each user's rest is after each of the segments that it takes in; rounds over the users' n-th ones."""
     if not len(new):
         return new
-    found = new.part(slice(None))
-    columns = {name: getattr(found, name).copy() for name in FIELDS}
-    nth = _nth(user)
-    by_round = np.argsort(nth, kind="stable")
-    round_start = starts(np.bincount(nth))
-    for number, (begin, end) in enumerate(itertools.pairwise(round_start)):
-        at = by_round[begin:end]
+    columns = {name: getattr(new, name).copy() for name in FIELDS}
+    turn = nth(user)
+    by_turn = np.argsort(turn, kind="stable")
+    for number, (begin, end) in enumerate(itertools.pairwise(starts(np.bincount(turn)))):
+        at = by_turn[begin:end]
         if number:
             before = Kept(**{name: column[at - 1] for name, column in columns.items()})
         else:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pocketrank.bundle import Bundle, Int64Array
 from pocketrank.engines import Graph
+from pocketrank.groups import begins, owners, spread, stable_order
 from pocketrank.quantise import FloatArray, Int8Array, quantise
 from pocketrank.segments import MICROSECONDS, Segments
 
@@ -98,9 +99,8 @@ def padded(
 
 def weights(events: Events, segments: Segments) -> FloatArray:
     """(N,) float32 sums of the segments' scores: in float64, event order, then rounded, so equal by every route."""
-    if not len(segments):
-        return np.zeros(0, np.float32)
-    return np.add.reduceat(events.score.astype(np.float64), segments.first).astype(np.float32)
+    segment, event = spread(segments.first, segments.end)
+    return np.bincount(segment, events.score[event].astype(np.float64), len(segments)).astype(np.float32)
 
 
 def top_items(rows: Int64Array, score: FloatArray, n: int) -> npt.NDArray[np.int32]:
@@ -125,33 +125,25 @@ def top_items_each(
         (N, n) int32, the greatest sum first, ties to the lower row; -1 where there are fewer.
     """
     segment, event = spread(first, end)
-    segment, event = segment[rows[event] >= 0], event[rows[event] >= 0]
+    known = rows[event] >= 0
+    segment, event = segment[known], event[known]
     top = np.full((len(first), n), -1, np.int32)
     if not len(event):
         return top
-    order = np.lexsort((rows[event], segment))  # stable, so sums add up in event order
+    order = stable_order(segment, rows[event])  # stable, so sums add up in event order
     segment, event = segment[order], event[order]
     items = rows[event]
-    begins = np.append(True, (segment[1:] != segment[:-1]) | (items[1:] != items[:-1]))
-    total = np.bincount(np.cumsum(begins) - 1, score[event].astype(np.float64))
-    segment, items = segment[begins], items[begins]
-    best = np.lexsort((items, -total, segment))
-    rank = np.arange(len(best)) - np.searchsorted(segment, segment)
-    kept = best[rank < n]
-    top[segment[kept], rank[rank < n]] = items[kept]
+    is_first = begins(segment, items)
+    start = np.flatnonzero(is_first)
+    total = np.bincount(np.cumsum(is_first) - 1, score[event].astype(np.float64))
+    segment, items = segment[start], items[start]
+    begin = np.flatnonzero(begins(segment))
+    owner = owners(np.append(begin, len(segment)))
+    for place in range(n):
+        greatest = np.maximum.reduceat(total, begin)
+        best = np.flatnonzero(total == greatest[owner])
+        best = best[begins(segment[best])]  # items ascend in a segment: of equal sums the lower row
+        best = best[total[best] >= 0]
+        top[segment[best], place] = items[best]
+        total[best] = -1  # scores are never negative
     return top
-
-
-def spread(first: Int64Array, end: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Every event of some segments.
-
-    Args:
-        first: (N,) index of each segment's first event.
-        end: (N,) index after its last.
-
-    Returns:
-        (M,) place of each event's segment among the N, ascending, and (M,) index of the event.
-    """
-    size = end - first
-    segment = np.repeat(np.arange(len(first)), size)
-    return segment, np.arange(len(segment)) + np.repeat(first - (np.cumsum(size) - size), size)

@@ -1,8 +1,8 @@
 """Item memory: what one user did with single items.
 
 Counts, decayed counts, first and last times, over events in any number of parts: `remembered` builds it from a sorted
-log (`remembered_each` for many users at once), `merged` adds what came later, and both give the same. The decayed count
-is kept as of the item's last event, so that nothing has to be touched when time passes.
+log (`remembered_each` for many users at once) or goes on with what was there, and both give the same. The decayed
+count is kept as of the item's last event, so that nothing has to be touched when time passes.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pocketrank.groups import begins, nth, owners, stable_order, starts
+
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+FloatArray64 = npt.NDArray[np.float64]
+FEW = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,61 +110,115 @@ class Memories:
         size = np.diff(self.start)
         if not (size > n).any():
             return self
-        user = np.repeat(np.arange(len(self)), size)
+        user = owners(self.start)
         strength = self.rows.decayed * np.exp2(-(now_s[user] - self.rows.last_s) / half_life_s)
-        order = np.lexsort((self.rows.items, -strength, user))
-        rank = np.arange(len(order)) - np.repeat(self.start[:-1], size)
-        kept = np.sort(order[rank < n])
-        return Memories(np.append(0, np.cumsum(np.minimum(size, n))), self.rows.part(kept))
+        least = _least_of_best(strength, self.start, n)[user]
+        better, equal = strength > least, strength == least
+        room = n - np.bincount(user[better], minlength=len(self))
+        ties = np.flatnonzero(equal)
+        better[ties[nth(user[ties]) < room[user[ties]]]] = True
+        return Memories(starts(np.minimum(size, n)), self.rows.part(np.flatnonzero(better)))
 
 
-def remembered(items: Int64Array, time_s: Int64Array, half_life_s: float) -> ItemMemory:
-    """Build the memory of one user.
+def _least_of_best(values: FloatArray64, start: Int64Array, n: int) -> FloatArray64:
+    """(G,) the n-th greatest value of each group, -inf for a group of fewer.
+
+    Groups of like size stand as the rows of one table, so that numpy parts many at once.
+    """
+    size = np.diff(start)
+    found = np.full(len(size), -np.inf)
+    width = n + 1
+    while width <= size.max():
+        like = np.flatnonzero((size >= width) & (size < 2 * width))
+        place = start[like][:, None] + np.arange(2 * width - 1)
+        table = np.where(place < start[like + 1][:, None], values[np.minimum(place, len(values) - 1)], -np.inf)
+        found[like] = -np.partition(-table, n - 1, axis=1)[:, n - 1]
+        width *= 2
+    return found
+
+
+def remembered(
+    items: Int64Array, time_s: Int64Array, half_life_s: float, before: ItemMemory | None = None
+) -> ItemMemory:
+    """Build the memory of one user, or go on with one.
 
     Args:
         items: (E,) vocabulary rows of the events, >= 0.
-        time_s: (E,) their times, seconds since 1970; any order.
+        time_s: (E,) their times, seconds since 1970, ascending.
         half_life_s: seconds for an event to count half, > 0.
+        before: what was remembered of the events before these.
     """
-    return remembered_each(np.zeros(len(items), np.int64), items, time_s, half_life_s, 1)[0]
+    held = None if before is None else Memories(np.array([0, len(before.items)]), before)
+    return remembered_each(np.zeros(len(items), np.int64), items, time_s, half_life_s, 1, held)[0]
 
 
 def remembered_each(
-    user: Int64Array, items: Int64Array, time_s: Int64Array, half_life_s: float, users: int
+    user: Int64Array,
+    items: Int64Array,
+    time_s: Int64Array,
+    half_life_s: float,
+    users: int,
+    before: Memories | None = None,
 ) -> Memories:
-    """Build the memories of many users at once; each is what `remembered` gives for that user's events.
+    """Build the memories of many users at once, or go on with them; each is what `remembered` gives for that user.
+
+    However a history is parted, the last bit is the same: a decayed count is worked out event by event, as the count
+    before times what is left of it after the pause, plus 1.
 
     Args:
-        user: (E,) number of each event's user, 0 to `users` - 1; any order.
+        user: (E,) number of each event's user, 0 to `users` - 1.
         items: (E,) vocabulary rows of the events, >= 0.
-        time_s: (E,) their times, seconds since 1970.
+        time_s: (E,) their times, seconds since 1970, ascending within a user.
         half_life_s: seconds for an event to count half, > 0.
         users: U, how many users there are; one without events remembers nothing.
+        before: U memories of the events before these.
     """
-    if not len(items):
-        return Memories(np.zeros(users + 1, np.int64), ItemMemory.empty())
-    order = np.lexsort((time_s, items, user))
-    user, items, time_s = user[order], items[order], time_s[order]
-    start = np.flatnonzero(np.append(True, (items[1:] != items[:-1]) | (user[1:] != user[:-1])))
-    end = np.append(start[1:], len(items))
-    last = time_s[end - 1]
-    age = np.repeat(last, end - start) - time_s
-    decayed = np.add.reduceat(np.exp2(-age / half_life_s), start)
-    rows = ItemMemory(items[start], (end - start).astype(np.float64), decayed, time_s[start], last)
+    held = before.rows if before is not None else ItemMemory.empty()
+    holder = owners(before.start) if before is not None else np.zeros(0, np.int64)
+    user, items = np.concatenate([holder, user]), np.concatenate([held.items, items])
+    order = stable_order(user, items)  # what is held comes first, then the events as they came
+    user, items = user[order], items[order]
+    first_s = np.concatenate([held.first_s, time_s])[order]
+    last_s = np.concatenate([held.last_s, time_s])[order]
+    counts = np.concatenate([held.counts, np.ones(len(time_s))])[order]
+    start = np.flatnonzero(begins(user, items))
+    end = np.append(start[1:], len(items))[: len(start)]
+    fading = np.ones(len(items))
+    np.exp2(np.minimum(last_s[:-1] - last_s[1:], 0) / half_life_s, out=fading[1:])
+    strength = np.concatenate([held.decayed, np.ones(len(time_s))])[order][start]
+    rows = ItemMemory(
+        items[start],
+        np.add.reduceat(counts, start) if len(start) else counts,
+        _faded(strength, fading, start, end - start),
+        first_s[start],
+        last_s[end - 1],
+    )
     return Memories(np.searchsorted(user[start], np.arange(users + 1)), rows)
 
 
-def merged(old: ItemMemory, new: ItemMemory, half_life_s: float) -> ItemMemory:
-    """One memory of two disjoint sets of events of the same user."""
-    items, place = np.unique(np.concatenate([old.items, new.items]), return_inverse=True)
-    last = np.full(len(items), np.iinfo(np.int64).min)
-    first = np.full(len(items), np.iinfo(np.int64).max)
-    counts, decayed = np.zeros(len(items)), np.zeros(len(items))
-    parts = np.split(place, [len(old.items)])
-    for memory, at in zip((old, new), parts, strict=True):
-        np.maximum.at(last, at, memory.last_s)
-        np.minimum.at(first, at, memory.first_s)
-        np.add.at(counts, at, memory.counts)
-    for memory, at in zip((old, new), parts, strict=True):
-        np.add.at(decayed, at, memory.decayed * np.exp2(-(last[at] - memory.last_s) / half_life_s))
-    return ItemMemory(items, counts, decayed, first, last)
+def _faded(strength: FloatArray64, fading: FloatArray64, start: Int64Array, size: Int64Array) -> FloatArray64:
+    """Each group's strength after its events: times `fading`, plus 1, one event after the other.
+
+    Rounds over the groups' n-th events, the largest groups first so that those still going on are the foremost; the few
+    that go on longest are finished one by one.
+    """
+    largest = np.argsort(-size, kind="stable")
+    found, at = strength[largest], start[largest]
+    still = np.searchsorted(-size[largest], -np.arange(1, size.max(initial=0) + 1), side="right")
+    for number in range(1, len(still)):
+        going = still[number]
+        if going < FEW:
+            break
+        found[:going] = found[:going] * fading[at[:going] + number] + 1
+    else:
+        number = len(still)
+    for group in range(FEW):
+        if group >= len(found) or size[largest[group]] <= number:
+            break
+        value = float(found[group])
+        for factor in fading[at[group] + number : at[group] + size[largest[group]]].tolist():
+            value = value * factor + 1
+        found[group] = value
+    done = np.empty_like(found)
+    done[largest] = found
+    return done

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketrank.compaction import FIELDS, Compacted, Kept, Log, Ring, compaction_from, merged, starts
+from pocketrank.compaction import FIELDS, Compacted, Kept, Log, Ring, compaction_from, merged
 from pocketrank.errors import BadConfig
+from pocketrank.groups import starts
 from pocketrank.quantise import dequantise, quantise
 
 K, D, T = 2, 3, 2

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketrank.atomic import folders_beside
-from pocketrank.encoding import spread, top_items, top_items_each
+from pocketrank.encoding import top_items, top_items_each
+from pocketrank.groups import spread
 from pocketrank.memory import remembered, remembered_each
 
 EVENTS = st.lists(

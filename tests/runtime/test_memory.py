@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketrank.memory import ItemMemory, merged, remembered
+from pocketrank import memory as memory_module
+from pocketrank.memory import ItemMemory, remembered, remembered_each
 
 HALF_LIFE_S = 1000.0
 LOG = st.lists(st.tuples(st.integers(0, 5), st.integers(-5000, 5000)), max_size=25)
@@ -13,8 +14,12 @@ FIELDS = ("items", "counts", "decayed", "first_s", "last_s")
 
 
 def build(log: list[tuple[int, int]]) -> ItemMemory:
-    items, times = np.array(log, np.int64).reshape(-1, 2).T
-    return remembered(items, times, HALF_LIFE_S)
+    return go_on(None, log)
+
+
+def go_on(before: ItemMemory | None, log: list[tuple[int, int]]) -> ItemMemory:
+    items, times = np.array(sorted(log, key=lambda event: event[1]), np.int64).reshape(-1, 2).T
+    return remembered(items, times, HALF_LIFE_S, before)
 
 
 def slow(log: list[tuple[int, int]]) -> dict[str, list]:
@@ -42,10 +47,27 @@ def test_remembered_is_what_every_event_says(log: list[tuple[int, int]]) -> None
 
 
 @given(LOG, st.integers(-5000, 5000))
-def test_merging_two_halves_of_a_log_is_remembering_the_whole(log: list[tuple[int, int]], at: int) -> None:
+def test_going_on_with_a_memory_is_remembering_the_whole_to_the_last_bit(log: list[tuple[int, int]], at: int) -> None:
     old, new = [event for event in log if event[1] < at], [event for event in log if event[1] >= at]
-    same(merged(build(old), build(new), HALF_LIFE_S), slow(log))
-    same(merged(build(new), build(old), HALF_LIFE_S), slow(log))
+    parted, whole = go_on(build(old), new), build(log)
+    for name in FIELDS:
+        assert getattr(parted, name).tobytes() == getattr(whole, name).tobytes(), name
+
+
+@pytest.mark.parametrize("few", [0, 1, 1000])
+def test_long_runs_of_one_item_are_worked_out_alike_by_either_way(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In rounds over all groups, or one group to its end."""
+    rng = np.random.default_rng(4)
+    sizes = rng.geometric(0.02, 60)
+    user, items = np.repeat(np.arange(6), 10), np.tile(np.arange(10), 6)
+    user, items = np.repeat(user, sizes), np.repeat(items, sizes)
+    time_s = rng.integers(0, 90_000, len(user))
+    order = np.lexsort((time_s, user))
+    user, items, time_s = user[order], items[order], time_s[order]
+    wanted = [remembered(items[user == n], time_s[user == n], HALF_LIFE_S) for n in range(6)]
+    monkeypatch.setattr(memory_module, "FEW", few)
+    found = remembered_each(user, items, time_s, HALF_LIFE_S, 6)
+    assert all(found[n].decayed.tobytes() == wanted[n].decayed.tobytes() for n in range(6))
 
 
 @given(LOG, st.integers(1, 4), st.integers(0, 9000))
