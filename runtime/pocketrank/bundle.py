@@ -18,7 +18,7 @@ from pocketrank import tensors
 from pocketrank.config import parse
 from pocketrank.errors import BadBundle, BadConfig, BadTensors
 from pocketrank.quantise import dequantise
-from pocketrank.segments import Policy, policy_from
+from pocketrank.segments import BoolArray, Policy, milestones, missing_behaviors, policy_from
 
 FORMAT = "pocketrank.bundle/1"
 ItemId = str | int
@@ -125,13 +125,14 @@ class Bundle:
         """Open a bundle and check every file against the manifest.
 
         Raises:
-            BadBundle: no bundle there, another format, a file missing, altered or not named, or sizes that disagree.
+            BadBundle: no bundle there, another format, a file missing, altered or not named, or sizes or behaviours
+                that disagree.
         """
         folder = Path(folder)
         manifest = _manifest(folder)
         _check_files(folder, manifest)
         opened = cls(folder, manifest, _items(folder))
-        opened._check_sizes()
+        opened._check_numbers()
         return opened
 
     @cached_property
@@ -144,8 +145,8 @@ class Bundle:
         """The rule that closes segments."""
         return policy_from(self.manifest.policy)
 
-    def _check_sizes(self) -> None:
-        """Hold the manifest's numbers against the item table and each other."""
+    def _check_numbers(self) -> None:
+        """Hold the manifest's numbers and names against the item table and each other."""
         try:
             sizes, policy = self.sizes, self.policy
         except BadConfig as error:
@@ -161,11 +162,26 @@ class Bundle:
                 f"{self.folder}: segments hold up to {policy.max_events} events, the encoder takes {sizes.L}; "
                 "export the bundle again"
             )
+        for name in missing_behaviors(policy, self.manifest.behaviors):
+            raise BadBundle(
+                f"{self.folder}: {name!r} is to close segments and is not among its behaviours; export the bundle again"
+            )
 
     def behavior_ids(self, names: list[str]) -> npt.NDArray[np.int32]:
         """(E,) places of behaviours in the manifest's list; 0 stands for one that training never saw."""
         place = {name: number for number, name in enumerate(self.manifest.behaviors)}
         return np.array([place.get(name, 0) for name in names], np.int32)
+
+    def closing(self, behavior: npt.NDArray[np.int32]) -> BoolArray | None:
+        """What `policy.cut` wants to know of the events' behaviours.
+
+        Args:
+            behavior: (E,) places in the manifest's list of behaviours.
+
+        Returns:
+            (E,) True where an event of that behaviour closes its segment; None where the policy reads no behaviours.
+        """
+        return milestones(self.policy, self.manifest.behaviors, behavior)
 
 
 NEEDED = ("item_ids.json", "items.safetensors")

@@ -164,6 +164,23 @@ def test_sizes_that_lack_an_axis_are_refused(own_bundle: Path) -> None:
     assert refusal(own_bundle) == f"{path} sizes: key 'S' is missing; export the bundle again"
 
 
+def test_events_of_milestone_behaviours_are_told(own_bundle: Path) -> None:
+    behavior = np.array([1, 2, 0, 2], np.int32)
+    assert Bundle.open(own_bundle).closing(behavior) is None
+    edit_manifest(own_bundle, policy={"kind": "milestone", "behaviors": ["buy"], "max_events": 4})
+    closing = Bundle.open(own_bundle).closing(behavior)
+    assert closing is not None
+    assert closing.dtype == np.bool_
+    assert closing.tolist() == [False, True, False, True]
+
+
+def test_milestones_that_no_event_can_be_are_refused(own_bundle: Path) -> None:
+    edit_manifest(own_bundle, policy={"kind": "milestone", "behaviors": ["buy", "gift"], "max_events": 4})
+    assert refusal(own_bundle) == (
+        f"{own_bundle}: 'gift' is to close segments and is not among its behaviours; export the bundle again"
+    )
+
+
 @pytest.mark.parametrize("ids", [{}, "p", [1.5] * 12, [*IDS[:-1], IDS[0]], [[], *IDS[1:]], [True, *IDS[1:]]])
 def test_ids_that_cannot_be_a_vocabulary_are_refused(own_bundle: Path, ids: Any) -> None:
     (own_bundle / "item_ids.json").write_text(json.dumps(ids))
