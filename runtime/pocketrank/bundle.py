@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank import tensors
+from pocketrank.compaction import Compaction, compaction_from
 from pocketrank.config import parse
 from pocketrank.errors import BadBundle, BadConfig, BadTensors
 from pocketrank.quantise import dequantise
@@ -145,10 +146,15 @@ class Bundle:
         """The rule that closes segments."""
         return policy_from(self.manifest.policy)
 
+    @cached_property
+    def compaction(self) -> Compaction:
+        """Which closed segments are kept, and in which slots."""
+        return compaction_from(self.manifest.compaction, self.sizes.S)
+
     def _check_numbers(self) -> None:
         """Hold the manifest's numbers and names against the item table and each other."""
         try:
-            sizes, policy = self.sizes, self.policy
+            sizes, policy, _ = self.sizes, self.policy, self.compaction
         except BadConfig as error:
             raise BadBundle(f"{error}; export the bundle again") from None
         found = (len(self.items.ids), *self.items.vectors.shape)

@@ -58,6 +58,24 @@ class Kept:
         """Some of them."""
         return Kept(**{name: getattr(self, name)[index] for name in FIELDS})
 
+    @classmethod
+    def none(cls, K: int, D: int, T: int, behaviors: int) -> "Kept":
+        """Nothing kept, with the axes given."""
+        number = np.zeros(0, np.int64)
+        return cls(
+            vectors=np.zeros((0, K, D), np.int8),
+            scales=np.zeros((0, K), np.float32),
+            start_us=number,
+            end_us=number,
+            weight=np.zeros(0, np.float32),
+            n_events=number,
+            ordinal_first=number,
+            ordinal_last=number,
+            level=number,
+            top_items=np.zeros((0, T), np.int32),
+            behavior_counts=np.zeros((0, behaviors), np.int64),
+        )
+
     @staticmethod
     def joined(parts: "list[Kept]") -> "Kept":
         """All of them, one after the other."""
@@ -95,6 +113,7 @@ class Ring:
 
     slots: int
     kind: ClassVar[str] = "ring"
+    remembers: ClassVar[bool] = False  # whether going on wants what was kept before, except to keep it
 
     def compact(self, held: Kept, start: Int64Array, new: Kept, new_start: Int64Array, before: Int64Array) -> Compacted:
         """Close segments of U users; arguments as for `Log.compact`. What was held matters to `kept` alone."""
@@ -121,6 +140,7 @@ class Log:
     slots: int
     levels: int
     kind: ClassVar[str] = "log"
+    remembers: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.slots < 2 * self.levels + 1:

@@ -1,15 +1,17 @@
 """Segments into vectors, by the bundle's encoder graph: the same code in the batch job and on the phone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketrank.bundle import Bundle, Int64Array
+from pocketrank.compaction import Kept
 from pocketrank.engines import Graph
 from pocketrank.groups import begins, owners, spread, stable_order
 from pocketrank.quantise import FloatArray, Int8Array, quantise
-from pocketrank.segments import MICROSECONDS, Segments
+from pocketrank.segments import MICROSECONDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +33,17 @@ class Events:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def part(self, first: int, end: int) -> "Events":
-        """Events `first` to `end` (exclusive)."""
-        cut = slice(first, end)
-        return Events(self.rows[cut], self.behavior[cut], self.time_us[cut], self.score[cut])
+    def part(self, index: Any) -> "Events":
+        """Some of them."""
+        return Events(self.rows[index], self.behavior[index], self.time_us[index], self.score[index])
+
+    @staticmethod
+    def joined(parts: "list[Events]") -> "Events":
+        """All of them, one after the other."""
+        return Events(*(np.concatenate([getattr(part, name) for part in parts]) for name in EVENT_COLUMNS))
+
+
+EVENT_COLUMNS = ("rows", "behavior", "time_us", "score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +106,39 @@ def padded(
     return {"items": items, "behavior": behavior, "gap_s": gap, "score": score, "mask": mask}
 
 
-def weights(events: Events, segments: Segments) -> FloatArray:
-    """(N,) float32 sums of the segments' scores: in float64, event order, then rounded, so equal by every route."""
-    segment, event = spread(segments.first, segments.end)
-    return np.bincount(segment, events.score[event].astype(np.float64), len(segments)).astype(np.float32)
+def closed_segments(encoder: Encoder, events: Events, first: Int64Array, end: Int64Array, ordinal: Int64Array) -> Kept:
+    """Segments as compaction and packs take them; the same in the batch job and on the phone.
+
+    Args:
+        encoder: of the bundle.
+        events: E events.
+        first: (N,) index of each segment's first event.
+        end: (N,) index after its last; at most L events each.
+        ordinal: (N,) number of the segment within its user's.
+    """
+    vectors, scales = encoder.encode(events, first, end)
+    segment, event = spread(first, end)
+    behaviors = len(encoder.bundle.manifest.behaviors)
+    counted = np.bincount(segment * behaviors + events.behavior[event], minlength=len(first) * behaviors)
+    return Kept(
+        vectors=vectors,
+        scales=scales,
+        start_us=events.time_us[first],
+        end_us=events.time_us[end - 1],
+        weight=weights(events, first, end),
+        n_events=end - first,
+        ordinal_first=ordinal,
+        ordinal_last=ordinal,
+        level=np.zeros(len(first), np.int64),
+        top_items=top_items_each(events.rows, events.score, first, end, encoder.bundle.sizes.T),
+        behavior_counts=counted.reshape(len(first), behaviors),
+    )
+
+
+def weights(events: Events, first: Int64Array, end: Int64Array) -> FloatArray:
+    """(N,) float32 sums of the segments' scores: in float64, event by event, then rounded, so equal by every route."""
+    segment, event = spread(first, end)
+    return np.bincount(segment, events.score[event].astype(np.float64), len(first)).astype(np.float32)
 
 
 def top_items(rows: Int64Array, score: FloatArray, n: int) -> npt.NDArray[np.int32]:

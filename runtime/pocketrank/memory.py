@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank.groups import begins, nth, owners, stable_order, starts
+from pocketrank.groups import begins, nth, owners, spread, stable_order, starts
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -98,6 +98,11 @@ class Memories:
         if not 0 <= user < len(self):
             raise IndexError(user)
         return self.rows.part(slice(self.start[user], self.start[user + 1]))
+
+    def of(self, users: Int64Array) -> "Memories":
+        """Those of some users."""
+        begin, end = self.start[users], self.start[users + 1]
+        return Memories(starts(end - begin), self.rows.part(spread(begin, end)[1]))
 
     def strongest(self, n: int, now_s: Int64Array, half_life_s: float) -> "Memories":
         """At most `n` items a user, those with the greatest decayed count; ties go to the lower row.

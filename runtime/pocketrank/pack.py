@@ -1,6 +1,7 @@
 """One user's segments and item memory: what the phone syncs. Format `pocketrank.pack/1`, see docs/formats.md."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Pack:
         memory_decayed: (F,) float32, the same with an event's weight halved every half-life, as of memory_last_s.
         memory_first_s: (F,) int64, first event with the item.
         memory_last_s: (F,) int64, last event with the item.
+        recent_us: times of the last events covered, as many as the policy looks back; none with most policies.
     """
 
     encoder_id: str
@@ -76,6 +78,7 @@ class Pack:
     memory_decayed: npt.NDArray[np.float32]
     memory_first_s: npt.NDArray[np.int64]
     memory_last_s: npt.NDArray[np.int64]
+    recent_us: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.end_s)
@@ -88,6 +91,8 @@ class Pack:
             "version": f"{self.version[0]},{self.version[1]}",
             "through": f"{self.through[0]},{self.through[1]}",
         }
+        if self.recent_us:
+            metadata["recent"] = ",".join(map(str, self.recent_us))
         return tensors.to_bytes({name: getattr(self, name) for name in _TENSORS}, metadata)
 
     @classmethod
@@ -113,9 +118,13 @@ class Pack:
         known: dict[str, Any] = {name: arrays[name] for name in _TENSORS}
         try:
             version, through = _pair(metadata["version"]), _pair(metadata["through"])
-            if not abs(through[0]) < LAST_S * MICROSECONDS:
-                raise ValueError(f"through is {metadata['through']}")
-            return cls(encoder_id=metadata["encoder_id"], version=version, through=through, **known)
+            recent = metadata.get("recent", "")
+            recent_us = tuple(int(time) for time in recent.split(",")) if recent else ()
+            if not all(abs(time) < LAST_S * MICROSECONDS for time in (through[0], *recent_us)):
+                raise ValueError(f"through is {metadata['through']}{f', recent {recent}' if recent else ''}")
+            if any(later < time for time, later in pairwise((*recent_us, through[0]))):
+                raise ValueError(f"through is {metadata['through']}, recent {recent}: not in ascending order")
+            return cls(metadata["encoder_id"], version, through, **known, recent_us=recent_us)
         except (KeyError, ValueError) as error:
             raise BadPack(f"{where}: metadata is damaged ({error}); sync again") from None
 

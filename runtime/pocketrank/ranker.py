@@ -25,7 +25,7 @@ from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason, reasons
 from pocketrank.scoring import best, score_items
 from pocketrank.segments import LAST_S, MICROSECONDS
-from pocketrank.situation import Situation, situate
+from pocketrank.situation import Situation, kept_of, situate
 from pocketrank.times import to_us
 
 CLOCK_STEP_S = 60
@@ -222,7 +222,7 @@ class Ranker:
                 "engine": self.engine,
                 "model_id": self.bundle.manifest.model_id,
                 "encoder_id": self.bundle.manifest.encoder_id,
-                "segments": len(situation.closed.end_s),
+                "segments": len(situation.closed),
                 "live_events": len(situation.live),
                 "remembered_items": len(situation.memory.items),
                 "pack_version": None if self._pack is None else list(self._pack.version),
@@ -269,6 +269,11 @@ class Ranker:
                 f"{where}: K, D, T are {shape} and the last item is row {newest}, this bundle has "
                 f"{sizes.K, sizes.D, sizes.T} and {sizes.I} items; sync again"
             )
+        if not self.bundle.compaction.fits(kept_of(pack, self.bundle)):
+            raise BadPack(
+                f"{where}: its {len(pack)} segments are not what a {self.bundle.compaction.kind} of {sizes.S} slots "
+                "leaves, as this bundle wants it; sync again"
+            )
 
     def _now(self, now_us: int) -> "_Known":
         """The situation and the state, worked out again when something changed or the clock made a step."""
@@ -309,7 +314,7 @@ class Ranker:
 
     def _basis(self, situation: Situation) -> tuple[str, ...]:
         there = {
-            "segments": len(situation.closed.end_s),
+            "segments": len(situation.closed),
             "live": len(situation.live),
             "memory": len(situation.memory.items),
             "popularity": 1,

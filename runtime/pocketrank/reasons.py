@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pocketrank.bundle import ItemId
 from pocketrank.engines import Graph
+from pocketrank.segments import MICROSECONDS
 from pocketrank.situation import Arrays, Situation
 
 FloatArray = npt.NDArray[np.float32]
@@ -60,7 +61,7 @@ def reasons(
         For each candidate its reasons, the greatest first; they sum to its score.
     """
     inputs = situation.state_inputs(now_us)
-    segments = len(situation.closed.end_s)
+    segments = len(situation.closed)
     masks = _left_out(inputs, segments, live=bool(len(situation.live)))
     states, biases = _run_each(state, inputs, masks)
     full = score(states[0], biases[0], True)
@@ -107,7 +108,8 @@ def _run_each(state: Graph, inputs: Arrays, masks: list[Arrays]) -> tuple[FloatA
 def _segment(situation: Situation, number: int) -> Reason:
     closed = situation.closed
     items = tuple(situation.bundle.items.ids[row] for row in closed.top_items[number] if row >= 0)
-    return Reason("segment", 0.0, int(closed.start_s[number]), int(closed.end_s[number]), items)
+    start_s, end_s = closed.start_us[number] // MICROSECONDS, closed.end_us[number] // MICROSECONDS
+    return Reason("segment", 0.0, int(start_s), int(end_s), items)
 
 
 def _of_one(parts: list[Reason], added: npt.NDArray[np.float64]) -> tuple[Reason, ...]:

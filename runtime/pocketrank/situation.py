@@ -4,6 +4,7 @@ Segments that the pack lacks and that are closed by now are encoded here; the re
 Nothing here is kept; `ranker` decides when to work it out again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,33 +13,13 @@ import numpy.typing as npt
 
 from pocketrank.bundle import Bundle, ItemId
 from pocketrank.cache import Observed
-from pocketrank.encoding import Encoder, Events, top_items_each, weights
-from pocketrank.memory import ItemMemory, merged, remembered
+from pocketrank.compaction import Kept
+from pocketrank.encoding import Encoder, Events, closed_segments
+from pocketrank.memory import ItemMemory, remembered
 from pocketrank.pack import Pack
-from pocketrank.segments import MICROSECONDS
+from pocketrank.segments import MICROSECONDS, Segments
 
 Arrays = dict[str, npt.NDArray[np.generic]]
-
-
-@dataclass(frozen=True, eq=False)
-class Closed:
-    """S' closed segments, oldest first; at most S.
-
-    Attributes:
-        vectors: (S', K, D) int8.
-        scales: (S', K) float32.
-        start_s: (S',) int64 seconds since 1970.
-        end_s: (S',) int64.
-        weight: (S',) float32.
-        top_items: (S', T) int32 vocabulary rows, -1 for none.
-    """
-
-    vectors: npt.NDArray[np.int8]
-    scales: npt.NDArray[np.float32]
-    start_s: npt.NDArray[np.int64]
-    end_s: npt.NDArray[np.int64]
-    weight: npt.NDArray[np.float32]
-    top_items: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +28,14 @@ class Situation:
 
     Attributes:
         bundle: the model.
-        closed: cached and locally encoded segments.
+        closed: segments of the pack and those that closed here since, oldest first; at most S.
         live: events of the open segment, at most L.
         memory: what the user did with single items, pack and live events together.
         by_id: what the user did with items that the vocabulary lacks: id -> number of events.
     """
 
     bundle: Bundle
-    closed: Closed
+    closed: Kept
     live: Events
     memory: ItemMemory
     by_id: dict[ItemId, int]
@@ -62,12 +43,13 @@ class Situation:
     def state_inputs(self, now_us: int) -> Arrays:
         """The state graph's inputs, batch 1; ages by integer subtraction, clamped at 0."""
         sizes, now_s = self.bundle.sizes, now_us // MICROSECONDS
-        n, m = len(self.closed.end_s), len(self.live)
+        n, m = len(self.closed), len(self.live)
         vectors = np.zeros((1, sizes.S, sizes.K, sizes.D), np.int8)
         scales = np.ones((1, sizes.S, sizes.K), np.float32)
         age, weight, mask = (np.zeros((1, sizes.S), np.float32) for _ in range(3))
         vectors[0, :n], scales[0, :n] = self.closed.vectors, self.closed.scales
-        age[0, :n], weight[0, :n], mask[0, :n] = np.maximum(now_s - self.closed.end_s, 0), self.closed.weight, 1
+        age[0, :n] = np.maximum(now_s - self.closed.end_us // MICROSECONDS, 0)
+        weight[0, :n], mask[0, :n] = self.closed.weight, 1
         items = np.zeros((1, sizes.L, sizes.D), np.float32)
         behavior = np.zeros((1, sizes.L), np.int32)
         live_age, score, live_mask = (np.zeros((1, sizes.L), np.float32) for _ in range(3))
@@ -103,32 +85,42 @@ def situate(bundle: Bundle, encoder: Encoder, pack: Pack | None, observed: list[
         observed: the phone's own events by (time, arrival); those the pack covers are passed over.
         now_us: the clock, which may close the last segment.
     """
-    events = uncovered(observed, pack)
+    events, held = uncovered(observed, pack), kept_of(pack, bundle)
     log = columns(bundle, events)
-    cut = bundle.policy.cut(np.zeros(len(log), np.int64), log.time_us)
+    cut = _cut(log, bundle, () if pack is None else pack.recent_us)
     done = int(cut.closed_by(now_us).sum())
-    newest = slice(max(done - bundle.sizes.S, 0), done)  # older ones have no slot
-    first, end = cut.first[newest], cut.end[newest]
-    vectors, scales = encoder.encode(log, first, end)
-    local = Closed(
-        vectors,
-        scales,
-        log.time_us[first] // MICROSECONDS,
-        log.time_us[end - 1] // MICROSECONDS,
-        weights(log, cut)[newest],
-        top_items_each(log.rows, log.score, first, end, bundle.sizes.T),
-    )
-    begin = int(cut.end[done - 1]) if done else 0
-    half_life = bundle.manifest.memory_half_life_s
+    before = held.ordinal_last.max(initial=-1, keepdims=True) + 1
+    new = slice(0 if bundle.compaction.remembers else max(done - bundle.sizes.S, 0), done)  # older ones have no slot
+    local = closed_segments(encoder, log, cut.first[new], cut.end[new], before + np.arange(done)[new])
+    sizes = [np.array([0, len(segments)]) for segments in (held, local)]
+    closed = bundle.compaction.compact(held, sizes[0], local, sizes[1], before).kept
     known = log.rows >= 0
-    memory = remembered(log.rows[known], log.time_us[known] // MICROSECONDS, half_life)
-    if pack is not None:
-        memory = merged(_memory(pack), memory, half_life)
+    memory = remembered(
+        log.rows[known], log.time_us[known] // MICROSECONDS, bundle.manifest.memory_half_life_s, _memory(pack)
+    )
     by_id: dict[ItemId, int] = {}
     for event in events:
         if event.item not in bundle.items.row:
             by_id[event.item] = by_id.get(event.item, 0) + 1
-    return Situation(bundle, _joined(pack, local, bundle.sizes.S), log.part(begin, len(log)), memory, by_id)
+    return Situation(bundle, closed, log.part(slice(int(cut.end[done - 1]) if done else 0, None)), memory, by_id)
+
+
+def kept_of(pack: Pack | None, bundle: Bundle) -> Kept:
+    """The segments of a pack, from which the phone's compaction goes on; none without a pack."""
+    sizes, behaviors = bundle.sizes, len(bundle.manifest.behaviors)
+    if pack is None:
+        return Kept.none(sizes.K, sizes.D, sizes.T, behaviors)
+    counted = ("n_events", "ordinal_first", "ordinal_last", "level")
+    return Kept(
+        vectors=pack.vectors,
+        scales=pack.scales,
+        start_us=pack.start_s * MICROSECONDS,
+        end_us=pack.end_s * MICROSECONDS,
+        weight=pack.weight,
+        top_items=pack.top_items,
+        behavior_counts=np.zeros((len(pack), behaviors), np.int64),  # a pack does not say, and the phone does not ask
+        **{name: getattr(pack, name).astype(np.int64) for name in counted},
+    )
 
 
 def uncovered(observed: list[Observed], pack: Pack | None) -> list[Observed]:
@@ -150,7 +142,9 @@ def columns(bundle: Bundle, observed: list[Observed]) -> Events:
     )
 
 
-def _memory(pack: Pack) -> ItemMemory:
+def _memory(pack: Pack | None) -> ItemMemory:
+    if pack is None:
+        return ItemMemory.empty()
     return ItemMemory(
         pack.memory_items.astype(np.int64),
         pack.memory_counts.astype(np.float64),
@@ -160,10 +154,11 @@ def _memory(pack: Pack) -> ItemMemory:
     )
 
 
-def _joined(pack: Pack | None, local: Closed, slots: int) -> Closed:
-    if pack is None:
-        parts = [local]
-    else:
-        parts = [Closed(pack.vectors, pack.scales, pack.start_s, pack.end_s, pack.weight, pack.top_items), local]
-    names = Closed.__dataclass_fields__
-    return Closed(*(np.concatenate([getattr(part, name) for part in parts])[-slots:] for name in names))
+def _cut(log: Events, bundle: Bundle, recent_us: Sequence[int]) -> Segments:
+    """The segments of the events that the pack lacks; `recent_us`, those right before, are only looked back at."""
+    behind = len(recent_us)
+    time_us = np.concatenate([np.array(recent_us, np.int64), log.time_us])
+    closing = bundle.closing(np.concatenate([np.zeros(behind, np.int32), log.behavior]))
+    past = np.arange(len(time_us)) < behind if behind else None
+    cut = bundle.policy.cut(np.zeros(len(time_us), np.int64), time_us, closing, past)
+    return Segments(cut.first - behind, cut.end - behind, cut.closed_at_us, cut.closed)

@@ -157,7 +157,7 @@ def _pack(builder: object, bundle: Bundle, encoder: Encoder, place: int, segment
         scales=scales,
         start_s=log.time_us[cut.first[some]] // MICROSECONDS,
         end_s=log.time_us[cut.end[some] - 1] // MICROSECONDS,
-        weight=weights_of(log, cut)[some],
+        weight=weights_of(log, cut.first[some], cut.end[some]),
         n_events=(cut.end - cut.first)[some].astype(np.int32),
         level=np.zeros(n, np.int8),
         ordinal_first=np.arange(n, dtype=np.int32),

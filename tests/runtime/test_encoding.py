@@ -8,7 +8,6 @@ import pytest
 
 from pocketrank import Bundle, engines
 from pocketrank.encoding import Encoder, Events, padded, weights
-from pocketrank.segments import Segments
 
 from .phones import START_S, US, Event, Slow
 
@@ -57,7 +56,7 @@ def test_vectors_are_those_of_each_segment_alone(
         wanted, scale = slow.encoded(LOG[a:b])
         assert vectors[number, 0].tolist() == wanted.tolist()
         assert float(scales[number, 0]) == pytest.approx(scale, rel=1e-5)
-    none = encoder.encode(events.part(0, 0), first[:0], end[:0])
+    none = encoder.encode(events.part(slice(0, 0)), first[:0], end[:0])
     assert [array.shape for array in none] == [(0, 1, 8), (0, 1)]
 
 
@@ -73,9 +72,8 @@ def test_weights_are_summed_in_float64() -> None:
     # By the sum of many tenths float32 would be off in its last digits.
     score = np.full(1000, 0.1, np.float32)
     events = Events(np.zeros(1000, np.int64), np.zeros(1000, np.int32), np.arange(1000) + START_S * US, score)
-    cut = Segments(np.array([0, 990]), np.array([990, 1000]), np.zeros(2, np.int64), np.ones(2, bool))
-    assert weights(events, cut).tolist() == [
+    assert weights(events, np.array([0, 990]), np.array([990, 1000])).tolist() == [
         float(np.float32(math.fsum(score[:990]))),
         np.float32(math.fsum(score[990:])),
     ]
-    assert weights(events, Segments(*(np.zeros(0, np.int64),) * 3, np.zeros(0, bool))).shape == (0,)
+    assert weights(events, np.zeros(0, np.int64), np.zeros(0, np.int64)).shape == (0,)
