@@ -40,6 +40,7 @@ def write_bundle(
     lateness_s: int = 0,
     items_remembered: int = 3,
     encoder_id: str = "e1",
+    compaction: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a bundle of K=1, H=1, T=2 and D=8 whose encoder takes L=`length` events, 16 segments at once."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def write_bundle(
         behaviors=list(behaviors),
         weights={},
         policy=dict(policy or {"kind": "session_gap", "gap_s": 1800, "max_events": length}),
-        compaction={"kind": "ring"},
+        compaction=dict(compaction or {"kind": "ring"}),
         lateness_s=lateness_s,
         fusion="mean",
         memory_half_life_s=86400.0,

@@ -25,22 +25,19 @@ COLUMNS = ["user_id", "item_id", "behavior", "timestamp", "score", "arrival"]
 
 @dataclass(frozen=True, eq=False)
 class Histories:
-    """The whole histories of some users, sorted by (user, time, arrival, item).
+    """Events of some users, sorted by (user, time, arrival, item).
 
     Attributes:
         users: U user ids as the log has them, ascending.
         user: (E,) place of each event's user in `users`.
         events: the E events.
+        arrival: (E,) their arrival numbers.
     """
 
     users: pa.Array
     user: Int64Array
     events: Events
-
-    @property
-    def unknown(self) -> int:
-        """Events with an item that the bundle's vocabulary lacks."""
-        return int((self.events.rows < 0).sum())
+    arrival: Int64Array
 
 
 def bucket_files(events_dir: Path) -> dict[str, list[Path]]:
@@ -73,28 +70,43 @@ def first_event_us(files: Iterable[Path]) -> int:
     return min(int(_read(path, ["timestamp"])["timestamp"].cast(pa.int64()).to_numpy().min()) for path in files)
 
 
-def histories_from(table: pa.Table, bundle: Bundle) -> Histories:
+def histories_from(table: pa.Table, bundle: Bundle, also: pa.ChunkedArray | None = None) -> Histories:
     """Sort events into histories, and number their items and behaviours as the bundle does.
 
     Args:
-        table: E > 0 rows of COLUMNS, in any order; all events of each user that is in it.
+        table: E rows of COLUMNS, in any order.
         bundle: whose vocabulary and behaviours.
+        also: ids of users to have besides those with events.
     """
-    users, user = _ranked(table["user_id"])
+    ids = table["user_id"]
+    users, user = _ranked(ids if also is None else pa.chunked_array([*ids.chunks, *also.chunks], ids.type))
+    user = user[: table.num_rows]
     items, item = _ranked(table["item_id"])
     behaviors, behavior = _ranked(table["behavior"])
-    time_us = table["timestamp"].cast(pa.int64()).to_numpy()
-    # `ingest` numbers every row of every log once; the item decides where another writer did not.
-    order = np.lexsort((item, table["arrival"].to_numpy(), time_us, user))
+    time_us, arrival = table["timestamp"].cast(pa.int64()).to_numpy(), table["arrival"].to_numpy()
     row = bundle.items.row
-    rows = np.array([row.get(value, -1) for value in items.to_pylist()], np.int64)
+    rows = np.array([row.get(value, -1) for value in items.to_pylist()], np.int64)[item]
     events = Events(
-        rows[item[order]],
-        bundle.behavior_ids(behaviors.to_pylist())[behavior[order]],
-        time_us[order],
-        table["score"].to_numpy()[order],
+        rows,
+        bundle.behavior_ids(behaviors.to_pylist())[behavior],
+        time_us,
+        table["score"].to_numpy().astype(np.float32, copy=False),
     )
-    return Histories(users, user[order], events)
+    if _in_order(user, time_us, arrival):
+        return Histories(users, user, events, arrival)
+    # `ingest` numbers every row of every log once; the item decides where another writer did not.
+    order = np.lexsort((item, arrival, time_us, user))
+    return Histories(users, user[order], events.part(order), arrival[order])
+
+
+def _in_order(user: Int64Array, time_us: Int64Array, arrival: Int64Array) -> bool:
+    """Whether every event comes after the one before it, by user, time, arrival; as one batch's file has them."""
+    later = arrival[1:] > arrival[:-1]
+    later &= time_us[1:] == time_us[:-1]
+    later |= time_us[1:] > time_us[:-1]
+    later &= user[1:] == user[:-1]
+    later |= user[1:] > user[:-1]
+    return bool(later.all())
 
 
 def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64Array]:
