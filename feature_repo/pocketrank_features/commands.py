@@ -39,7 +39,8 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SECTION.KEY=VALUE",
         dest="assignments",
-        help="a setting other than the default, such as segments.gap_s=3600; may be repeated",
+        help="a setting other than the default, such as segments.gap_s=3600, or for a list "
+        """'segments.behaviors=["buy", "gift"]'; may be repeated""",
     )
 
 

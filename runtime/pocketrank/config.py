@@ -6,6 +6,7 @@ an unknown key is refused by name with the nearest known one.
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -40,28 +41,57 @@ class EventsConfig:
     weights: Mapping[str, float] = field(default_factory=dict)
     buckets: int = 8
 
+    def __post_init__(self) -> None:
+        _hold("buckets", self.buckets, self.buckets >= 1, "1 or more")
+
 
 @dataclass(frozen=True)
 class SegmentsConfig:
     """[segments]: when a segment closes and how many a user keeps.
 
     Attributes:
-        policy: "session_gap" or "fixed_count".
+        policy: "session_gap", "fixed_window", "fixed_count", "milestone" or "adaptive".
         gap_s: seconds without an event that close a segment (session_gap).
+        window_s: seconds of a window, counted from 1970 UTC; a segment closes at its end (fixed_window).
+        behaviors: behaviours whose events close the segment they are in (milestone).
+        factor: the pause that closes a segment, in mean pauses of the user's last events (adaptive).
+        lookback: pauses that this mean is taken of; until a user has had as many, max_gap_s closes (adaptive).
+        min_gap_s: seconds that such a pause is at least (adaptive).
+        max_gap_s: and at most (adaptive).
         max_events: events a segment holds at most; the encoder's L.
-        slots: segments a user keeps, S; the oldest falls out.
+        slots: segments a user keeps, S.
+        compaction: what gives way to a new segment: "ring", the oldest falls out; "log", the oldest merge.
+        levels: of merging, each spanning twice the one before; what the last gives up joins one rest (log).
         lateness_s: seconds a segment waits for late events before the clock may close it.
     """
 
     policy: str = "session_gap"
     gap_s: int = 1800
+    window_s: int = 86400
+    behaviors: list[str] = field(default_factory=lambda: ["buy"])
+    factor: int = 4
+    lookback: int = 8
+    min_gap_s: int = 600
+    max_gap_s: int = 86400
     max_events: int = 32
     slots: int = 32
+    compaction: str = "ring"
+    levels: int = 4
     lateness_s: int = 0
+
+    def __post_init__(self) -> None:
+        _hold("slots", self.slots, self.slots >= 1, "1 or more")
+        _hold("compaction", self.compaction, self.compaction in ("ring", "log"), "'ring' or 'log'")
+        _hold("levels", self.levels, self.levels >= 1, "1 or more")
+        _hold("lateness_s", self.lateness_s, self.lateness_s >= 0, "0 or more")
 
     def cutter(self) -> Policy:
         """The segmentation policy these settings name."""
-        return policy_from({"kind": self.policy, "gap_s": self.gap_s, "max_events": self.max_events})
+        return policy_from({"kind": self.policy, **dataclasses.asdict(self)})
+
+    def compactor(self) -> dict[str, Any]:
+        """The compaction these settings name, as a manifest says it."""
+        return {"kind": "log", "levels": self.levels} if self.compaction == "log" else {"kind": self.compaction}
 
 
 @dataclass(frozen=True)
@@ -75,6 +105,10 @@ class MemoryConfig:
 
     items: int = 64
     half_life_s: float = 60 * 86400.0
+
+    def __post_init__(self) -> None:
+        _hold("items", self.items, self.items >= 1, "1 or more")
+        _hold("half_life_s", self.half_life_s, 0 < self.half_life_s < math.inf, "above 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -162,7 +196,7 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     """Build a frozen dataclass from a mapping.
 
     Raises:
-        BadConfig: a key is unknown or missing, or a value has another type than the field.
+        BadConfig: a key is unknown or missing, or a value has another type than the field or one that cannot be.
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls} is not a dataclass")
@@ -176,7 +210,10 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
         required = field_.default is dataclasses.MISSING and field_.default_factory is dataclasses.MISSING
         if required and field_.name not in values:
             raise BadConfig(f"{where}: key {field_.name!r} is missing")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except BadConfig as error:  # of its __post_init__, which does not know where the values come from
+        raise BadConfig(f"{where} {error}") from None
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
@@ -189,7 +226,14 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         raise BadConfig(f"{where}: found {value!r}, wanted {origin.__name__}")
     if isinstance(value, Mapping) and (inner := typing.get_args(hint)) and inner[1] is not Any:
         return {key: _typed(one, inner[1], f"{where} {key}") for key, one in value.items()}
+    if isinstance(value, list) and (inner := typing.get_args(hint)):
+        return [_typed(one, inner[0], f"{where}[{place}]") for place, one in enumerate(value)]
     return value
+
+
+def _hold(name: str, value: object, fits: bool, wanted: str) -> None:
+    if not fits:
+        raise BadConfig(f"{name}: found {value!r}, wanted {wanted}")
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:

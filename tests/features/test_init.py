@@ -7,6 +7,7 @@ import pytest
 from pocketrank.cli import main
 from pocketrank.config import EventsConfig, MemoryConfig, Project, SegmentsConfig
 from pocketrank.errors import BadConfig, UsageError
+from pocketrank.segments import Milestone
 from pocketrank_features.scaffold import project_files, settings_from, start_project, toml_of
 from pocketrank_features.sources import open_source
 
@@ -35,6 +36,11 @@ def test_settings_given_are_typed_and_land_in_the_file(tmp_path: Path) -> None:
     assert project.sections["model"] == {"fusion": "prefix"}
 
 
+def test_a_list_is_given_as_toml_spells_it(tmp_path: Path) -> None:
+    start_project(tmp_path / "shop", ["segments.policy=milestone", 'segments.behaviors=["buy", "it\'s \\"mine\\""]'])
+    assert Project.open(tmp_path / "shop").segments.cutter() == Milestone(("buy", 'it\'s "mine"'), 32)
+
+
 def test_every_setting_stands_under_its_own_comment() -> None:
     lines = toml_of({}).splitlines()
     settings = [index for index, line in enumerate(lines) if " = " in line and not line.startswith("#")]
@@ -57,6 +63,8 @@ def test_any_text_survives_the_file(text: str) -> None:
         ("segment.gap_s=3", BadConfig, "unknown section 'segment'; known are events"),
         ("segments.gap=3", BadConfig, r"unknown key 'gap'; did you mean 'gap_s'\?"),
         ("segments.gap_s=long", BadConfig, "gap_s: found 'long', wanted int"),
+        ("segments.behaviors=buy", BadConfig, "behaviors: found 'buy', wanted list"),
+        ("segments.slots=0", BadConfig, "segments slots: found 0, wanted 1 or more"),
         ("segments.gap_s=-3", BadConfig, "gap_s of session_gap is -3, wanted a positive integer"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from pocketrank.config import EventsConfig, MemoryConfig, Project, SegmentsConfig, parse
 from pocketrank.errors import BadConfig, NotReady
-from pocketrank.segments import FixedCount, SessionGap
+from pocketrank.segments import Adaptive, FixedCount, FixedWindow, Milestone, Policy, SessionGap
 
 
 def project(root: Path, text: str) -> Project:
@@ -32,6 +32,36 @@ def test_settings_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("gap_s = 5", SessionGap(5, 32)),
+        ("policy = 'fixed_window'\nwindow_s = 60", FixedWindow(60, 32)),
+        ("policy = 'milestone'", Milestone(("buy",), 32)),
+        ("policy = 'milestone'\nbehaviors = ['buy', 'gift']\nmax_events = 9", Milestone(("buy", "gift"), 9)),
+        ("policy = 'adaptive'", Adaptive(4, 8, 600, 86400, 32)),
+        (
+            "policy = 'adaptive'\nfactor = 2\nlookback = 3\nmin_gap_s = 4\nmax_gap_s = 5\nmax_events = 6",
+            Adaptive(2, 3, 4, 5, 6),
+        ),
+    ],
+)
+def test_every_policy_can_be_set(tmp_path: Path, text: str, policy: Policy) -> None:
+    assert project(tmp_path, f"[segments]\n{text}").segments.cutter() == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "compaction"),
+    [
+        ("", {"kind": "ring"}),
+        ("levels = 3", {"kind": "ring"}),
+        ("compaction = 'log'\nlevels = 3", {"kind": "log", "levels": 3}),
+    ],
+)
+def test_compaction_is_said_as_a_manifest_says_it(tmp_path: Path, text: str, compaction: dict[str, object]) -> None:
+    assert project(tmp_path, f"[segments]\n{text}").segments.compactor() == compaction
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[segment]", " unknown section [segment]; did you mean 'segments'?"),
@@ -41,6 +71,17 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("[segments]\ngap_s = 'long'", " [segments] gap_s: found 'long', wanted int"),
         ("[segments]\ngap_s = true", " [segments] gap_s: found True, wanted int"),
         ("[segments]\ngap_s = 1.5", " [segments] gap_s: found 1.5, wanted int"),
+        ("[segments]\nbehaviors = 'buy'", " [segments] behaviors: found 'buy', wanted list"),
+        ("[segments]\nbehaviors = ['buy', 3]", " [segments] behaviors[1]: found 3, wanted str"),
+        ("[segments]\nslots = 0", " [segments] slots: found 0, wanted 1 or more"),
+        ("[segments]\nlevels = 0", " [segments] levels: found 0, wanted 1 or more"),
+        ("[segments]\nlateness_s = -1", " [segments] lateness_s: found -1, wanted 0 or more"),
+        ("[segments]\ncompaction = 'tree'", " [segments] compaction: found 'tree', wanted 'ring' or 'log'"),
+        ("[events]\nbuckets = 0", " [events] buckets: found 0, wanted 1 or more"),
+        ("[memory]\nitems = 0", " [memory] items: found 0, wanted 1 or more"),
+        ("[memory]\nhalf_life_s = 0", " [memory] half_life_s: found 0.0, wanted above 0 and finite"),
+        ("[memory]\nhalf_life_s = nan", " [memory] half_life_s: found nan, wanted above 0 and finite"),
+        ("[memory]\nhalf_life_s = inf", " [memory] half_life_s: found inf, wanted above 0 and finite"),
         ("[memory]\nhalf_life_s = true", " [memory] half_life_s: found True, wanted float"),
         ("[events]\nweights = {buy = 'much'}", " [events] weights buy: found 'much', wanted float"),
         ("[events]\ncolumns = ['a']", " [events] columns: found ['a'], wanted Mapping"),
@@ -65,6 +106,12 @@ def test_a_folder_without_settings_is_no_project(tmp_path: Path) -> None:
     with pytest.raises(NotReady) as caught:
         Project.open(tmp_path)
     assert str(caught.value) == f"no pocketrank.toml in {tmp_path}; make a project with: pocketrank init {tmp_path}"
+
+
+def test_the_least_of_each_number_is_taken(tmp_path: Path) -> None:
+    text = "[segments]\nslots = 1\nlevels = 1\nlateness_s = 0\n[events]\nbuckets = 1\n[memory]\nitems = 1"
+    found = project(tmp_path, text)
+    assert (found.segments.slots, found.segments.levels, found.events.buckets, found.memory.items) == (1, 1, 1, 1)
 
 
 def test_a_policy_that_cannot_be_is_refused(tmp_path: Path) -> None:
