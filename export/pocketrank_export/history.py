@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pocketrank.bundle import Int64Array, ItemId
 from pocketrank.encoding import Events
 from pocketrank.errors import BadEvents, NotReady
-from pocketrank.segments import Policy, Segments
+from pocketrank.segments import Policy, Segments, milestones, missing_behaviors
 
 Index = npt.NDArray[np.int64]
 COLUMNS = ["user_id", "item_id", "behavior", "timestamp", "score", "arrival"]
@@ -90,7 +90,7 @@ def read_history(
 
     Raises:
         NotReady: no events there.
-        BadEvents: no item is frequent enough.
+        BadEvents: no item is frequent enough, or none of a behaviour that is to close segments.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -105,12 +105,18 @@ def read_history(
     if vocabulary is None:
         past = time_us <= np.quantile(time_us, train_share, method="lower")
         vocabulary = _vocabulary(items, item[past], behaviors, min_count, max_items, folder)
+    for name in missing_behaviors(policy, vocabulary.behaviors):
+        raise BadEvents(
+            f"{folder}: no event of behaviour {name!r}, which is to close segments; the log has "
+            f"{', '.join(vocabulary.behaviors[1:])}: set [segments] behaviors"
+        )
     row = _lookup(items, vocabulary.items)[item[order]]
     kind = np.maximum(_lookup(behaviors, vocabulary.behaviors), 0)[behavior[order]]
     score = table["score"].to_numpy().astype(np.float32)[order]
     user = user[order]
     events = Events(row, kind.astype(np.int32), time_us[order], score)
-    return History(users, user, events, policy.cut(user, events.time_us), vocabulary)
+    closing = milestones(policy, vocabulary.behaviors, events.behavior)
+    return History(users, user, events, policy.cut(user, events.time_us, closing), vocabulary)
 
 
 def _ranked(column: Any) -> tuple[list[Any], Int64Array]:

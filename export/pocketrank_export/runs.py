@@ -56,6 +56,7 @@ def train(project: Project, *, progress: bool) -> Trained:
         vocabulary=history.vocabulary,
         policy=policy,
         slots=project.segments.slots,
+        compaction=project.segments.compactor(),
         remembered=project.memory.items,
         half_life_s=project.memory.half_life_s,
         lateness_s=project.segments.lateness_s,
@@ -83,7 +84,7 @@ def _builder(history: History, length: int, slots: int, remembered: int, half_li
     if len(history.segments) == len(history.users):
         raise NotReady(
             f"{len(history.users)} users with one segment each: nothing to learn what follows from; "
-            "ingest a longer log, or a shorter [segments] gap_s or max_events"
+            "ingest a longer log, or set [segments] so that they close sooner"
         )
     return Builder(history, slots, length, remembered, half_life_s)
 

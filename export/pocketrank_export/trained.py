@@ -38,6 +38,7 @@ class Trained:
         vocabulary: items and behaviours.
         policy: the rule that closes segments.
         slots: S. remembered: F.
+        compaction: what gives way to a new segment, as a manifest says it.
         half_life_s: of the decayed count.
         lateness_s: allowed lateness.
         weights: score of an event by its behaviour.
@@ -52,6 +53,7 @@ class Trained:
     vocabulary: Vocabulary
     policy: Policy
     slots: int
+    compaction: dict[str, Any]
     remembered: int
     half_life_s: float
     lateness_s: int
@@ -88,6 +90,7 @@ class Trained:
             "behaviors": self.vocabulary.behaviors,
             "policy": policy_settings(self.policy),
             "slots": self.slots,
+            "compaction": self.compaction,
             "remembered": self.remembered,
             "half_life_s": self.half_life_s,
             "lateness_s": self.lateness_s,
@@ -126,6 +129,7 @@ class Trained:
             vocabulary=vocabulary,
             policy=policy,
             split=Split(**facts["split"]),
+            compaction=facts.get("compaction", {"kind": "ring"}),  # what was trained before there were others
             **{
                 name: facts[name]
                 for name in ("slots", "remembered", "half_life_s", "lateness_s", "weights", "validation")

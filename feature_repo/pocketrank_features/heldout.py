@@ -72,7 +72,7 @@ def _is_rich(one: HeldOut) -> bool:
 
 def _of_bucket(histories: Histories, bundle: Bundle, until_us: int) -> Iterator[HeldOut]:
     log, ids, names = histories.events, bundle.items.ids, bundle.manifest.behaviors
-    cut = bundle.policy.cut(histories.user, log.time_us)
+    cut = bundle.policy.cut(histories.user, log.time_us, bundle.closing(log.behavior))
     owner = histories.user[cut.first]
     begins = np.searchsorted(owner, np.arange(len(histories.users) + 1))
     next_one = [

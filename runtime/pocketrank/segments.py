@@ -176,7 +176,8 @@ def milestones(policy: Policy, behaviors: Sequence[str], behavior: npt.NDArray[n
     if not isinstance(policy, Milestone):
         return None
     closes = np.array([name in policy.behaviors for name in behaviors], np.bool_)
-    return closes[behavior]
+    found: BoolArray = closes[behavior]
+    return found
 
 
 def missing_behaviors(policy: Policy, behaviors: Sequence[str]) -> list[str]:

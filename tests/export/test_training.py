@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from pocketrank import Bundle, engines
 from pocketrank.cli import main
 from pocketrank.config import Project
-from pocketrank_export import training
+from pocketrank.segments import Milestone
+from pocketrank_export import exporting, training
+from pocketrank_export.history import read_history
+from pocketrank_export.trained import Trained
 
 from .conftest import SETTINGS, write_log
 
@@ -59,6 +63,34 @@ def test_the_same_seed_trains_the_same_model(shop: Path, tmp_path: Path) -> None
     assert (shop / "model/weights.safetensors").read_bytes() == (other / "model/weights.safetensors").read_bytes()
 
 
+def test_policy_and_compaction_of_the_project_reach_the_bundle(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "GRAPHS", ("encoder",))  # the others take half a minute, and are not in question
+    monkeypatch.setattr(exporting, "to_tflite", lambda *where: where[-1].touch())
+    monkeypatch.setattr(engines, "installed", list)
+    settings = "policy = 'milestone'\ncompaction = 'log'\nlevels = 2\n[memory]"
+    few = SETTINGS.replace("[memory]", settings).replace("steps = 60\nrounds = 2", "steps = 2\nrounds = 1")
+    (shop / "pocketrank.toml").write_text(few)
+    for command in ("train", "export"):
+        assert main([command, "--project", str(shop)]) == 0
+    manifest = Bundle.open(shop / "bundle").manifest
+    assert manifest.policy == {"kind": "milestone", "behaviors": ["buy"], "max_events": 8}
+    assert manifest.compaction == {"kind": "log", "levels": 2}
+
+
+def test_what_was_trained_before_there_was_a_choice_keeps_a_ring(project: Project, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(project.model_dir, tmp_path / "model"))
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts.pop("compaction") == {"kind": "ring"}
+    (folder / "model.json").write_text(json.dumps(facts))
+    assert Trained.open(folder).compaction == {"kind": "ring"}
+
+
+def test_milestones_of_the_log_close_the_segments_that_are_trained_on(project: Project) -> None:
+    history = read_history(project.events_dir, Milestone(("buy",), 8), 2, 1000, 1.0)
+    assert len(history.segments) == len(history.user) // 2  # every other event is a buy
+    assert set(history.events.behavior[history.segments.end - 1]) == {history.vocabulary.behaviors.index("buy")}
+
+
 def test_the_resolved_settings_stand_beside_the_weights(project: Project) -> None:
     facts = json.loads((project.model_dir / "model.json").read_text())
     assert facts["training"]["batch"] == 32
@@ -87,7 +119,12 @@ def test_the_resolved_settings_stand_beside_the_weights(project: Project) -> Non
         (
             "[segments]\ngap_s = 99999999\nmax_events = 999",
             "NotReady: 8 users with one segment each: nothing to learn what follows from; "
-            "ingest a longer log, or a shorter [segments] gap_s or max_events",
+            "ingest a longer log, or set [segments] so that they close sooner",
+        ),
+        (
+            "[segments]\npolicy = 'milestone'\nbehaviors = ['buy', 'gift']",
+            "BadEvents: {root}/data/events: no event of behaviour 'gift', which is to close segments; "
+            "the log has buy, view: set [segments] behaviors",
         ),
     ],
 )
