@@ -56,7 +56,7 @@ def write_bundle(
         "unknown_scale": unknown_scale.reshape(1),
     }
     sizes = {"S": slots, "K": 1, "L": length, "D": D, "H": 1, "I": len(ids), "F": items_remembered, "T": 2}
-    (folder / "encoder.onnx").write_bytes(encoder_graph(length))
+    (folder / "encoder.onnx").write_bytes(encoder_graph())
     (folder / "state.onnx").write_bytes(state_graph())
     (folder / "score.onnx").write_bytes(score_graph())
     tensors.save(folder / "items.safetensors", table, {})
@@ -97,12 +97,12 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
     (folder / "manifest.json").write_text(json.dumps(kept))
 
 
-def encoder_graph(length: int) -> bytes:
-    """The encoder, L fixed, as the module's docstring has it."""
+def encoder_graph() -> bytes:
+    """The encoder, as the module's docstring has it."""
     inputs = {
-        "items": ("f", ["B", length, D]),
-        "behavior": ("i", ["B", length]),
-        **{name: ("f", ["B", length]) for name in ("gap_s", "score", "mask")},
+        "items": ("f", ["B", "L", D]),
+        "behavior": ("i", ["B", "L"]),
+        **{name: ("f", ["B", "L"]) for name in ("gap_s", "score", "mask")},
     }
     steps = [
         ("Cast", "behavior", "kind"),

@@ -1,5 +1,6 @@
 """Segments into vectors, by the bundle's encoder graph: the same code in the batch job and on the phone."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ EVENT_COLUMNS = ("rows", "behavior", "time_us", "score")
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A bundle's encoder graph, fed at one batch shape so that no row depends on its neighbours.
+    """A bundle's encoder graph, fed at shapes that follow from each segment alone: no row depends on its neighbours.
 
     Attributes:
         bundle: whose item vectors and sizes to use.
@@ -72,37 +73,68 @@ class Encoder:
             (N, K, D) int8 and (N, K) float32 scales.
         """
         sizes = self.bundle.sizes
-        batch = self.graph.batch or self.batch
         vectors = np.zeros((len(first), sizes.K, sizes.D), np.float32)
-        for start in range(0, len(first), batch):
-            part = slice(start, start + batch)
-            inputs = padded(self.bundle, events, first[part], end[part], batch)
-            vectors[part] = self.graph.run(inputs)["vectors"][: len(first[part])]
+        for length, part in batches(self, end - first):
+            inputs = padded(self.bundle, events, first[part], end[part], self.graph.batch or self.batch, length)
+            vectors[part] = self.graph.run(inputs)["vectors"][: len(part)]
         return quantise(vectors)
 
 
+LENGTHS = 4, 8, 16, 32, 64, 128, 256
+
+
+def batches(encoder: Encoder, size: Int64Array) -> Iterator[tuple[int, Int64Array]]:
+    """Which segments go through an encoder together: those of about one length, as few of them fill L.
+
+    Args:
+        encoder: of the bundle.
+        size: (N,) events of each segment, at most L.
+
+    Yields:
+        What these segments are filled up to, the first of LENGTHS that holds them or L, and the places of up to
+        `batch` of them among the N. A graph of fixed shapes gets L alone.
+    """
+    longest, batch = encoder.bundle.sizes.L, encoder.graph.batch or encoder.batch
+    shorter = [] if encoder.graph.batch else [length for length in LENGTHS if length < longest]
+    of_length = np.searchsorted(shorter, size)
+    for number, length in enumerate([*shorter, longest]):
+        chosen = np.flatnonzero(of_length == number)
+        for start in range(0, len(chosen), batch):
+            yield length, chosen[start : start + batch]
+
+
 def padded(
-    bundle: Bundle, events: Events, first: Int64Array, end: Int64Array, batch: int
+    bundle: Bundle, events: Events, first: Int64Array, end: Int64Array, batch: int, length: int | None = None
 ) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.int32]]:
     """The encoder's inputs for up to `batch` segments, filled up with masked ones.
 
+    Args:
+        bundle: whose item vectors and sizes to use.
+        events: E events.
+        first: (N,) index of each segment's first event.
+        end: (N,) index after its last.
+        batch: B, at least N.
+        length: what to fill each segment up to, no less than it has; the bundle's L where None.
+
     Returns:
-        items (B, L, D), behavior (B, L) int32, gap_s, score, mask (B, L) float32.
+        items (B, length, D), behavior (B, length) int32, gap_s, score, mask (B, length) float32.
     """
-    length = bundle.sizes.L
+    count, length = len(first), length or bundle.sizes.L
     place = first[:, None] + np.arange(length)
     inside = place < end[:, None]
     at = np.minimum(place, max(len(events) - 1, 0))
-    mask = np.zeros((batch, length), np.float32)
-    mask[: len(first)] = inside
-    items = np.zeros((batch, length, bundle.sizes.D), np.float32)
-    items[: len(first)] = bundle.items.embed(events.rows[at]) * inside[..., None]
+    mask, gap, score = np.zeros((3, batch, length), np.float32)
     behavior = np.zeros((batch, length), np.int32)
-    behavior[: len(first)] = events.behavior[at] * inside
-    score = np.zeros((batch, length), np.float32)
-    score[: len(first)] = events.score[at] * inside
-    gap = np.zeros((batch, length), np.float32)
-    gap[: len(first), 1:] = (np.diff(events.time_us[at], axis=1) / MICROSECONDS) * inside[:, 1:]
+    mask[:count] = inside
+    gap[:count, 1:] = (np.diff(events.time_us[at], axis=1) / MICROSECONDS) * inside[:, 1:]
+    score[:count] = events.score[at] * inside
+    behavior[:count] = events.behavior[at] * inside
+    rows, table = events.rows[at], bundle.items
+    known = np.maximum(rows, 0)
+    items = np.zeros((batch, length, bundle.sizes.D), np.float32)
+    # `Items.embed` into its place, in one go: a third of the time.
+    np.multiply(table.vectors[known], (table.scales[known] * inside)[..., None], out=items[:count])
+    items[:count][inside & (rows < 0)] = table.unknown
     return {"items": items, "behavior": behavior, "gap_s": gap, "score": score, "mask": mask}
 
 

@@ -12,7 +12,7 @@ import torch
 from pocketrank import Bundle, Pack, Ranker, engines, selftest, tensors
 from pocketrank.cli import main
 from pocketrank.config import Project
-from pocketrank.encoding import Encoder
+from pocketrank.encoding import Encoder, padded
 from pocketrank.encoding import weights as weights_of
 from pocketrank.errors import CheckFailed
 from pocketrank.memory import remembered
@@ -133,6 +133,19 @@ def test_the_device_ranks_as_training_did(project: Project, tmp_path: Path, engi
         found[ranking.rows] = ranking.scores
         np.testing.assert_allclose(found, wanted, atol=0.02)  # the segments' own int8 rounding
         assert found.argmax() == wanted.argmax()
+
+
+def test_masked_events_at_its_end_do_not_change_a_segments_vector(project: Project) -> None:
+    bundle = Bundle.open(project.bundle_dir)
+    history = builder_of(project, Trained.open(project.model_dir)).history
+    first, end = history.segments.first, history.segments.end
+    graph = engines.load(bundle.folder, "encoder", "onnx")
+    size = np.diff(np.append(first, len(history.events)))
+    assert set(size) == {4}
+    full, short = (
+        graph.run(padded(bundle, history.events, first, end, len(first), length))["vectors"] for length in (None, 4)
+    )
+    np.testing.assert_allclose(short, full, atol=1e-6)
 
 
 def _pack(builder: object, bundle: Bundle, encoder: Encoder, place: int, segment: int) -> Pack:

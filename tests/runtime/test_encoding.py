@@ -1,6 +1,7 @@
 """What the encoder is fed, and what is added up beside it."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from pocketrank import Bundle, engines
 from pocketrank.encoding import Encoder, Events, padded, weights
 
+from .. import bundles
 from .phones import START_S, US, Event, Slow
 
 LOG = [Event(0, "p-1"), Event(0.5, "p-2", "buy", 2.0), Event(7, "new", "odd"), Event(900, "p-3"), Event(2000, "p-4")]
@@ -58,6 +60,44 @@ def test_vectors_are_those_of_each_segment_alone(
         assert float(scales[number, 0]) == pytest.approx(scale, rel=1e-5)
     none = encoder.encode(events.part(slice(0, 0)), first[:0], end[:0])
     assert [array.shape for array in none] == [(0, 1, 8), (0, 1)]
+
+
+class Recorder:
+    """The slow reference in a graph's place, taking down the shapes that it gets."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.shapes.append(inputs["mask"].shape)
+        return {"vectors": bundles.encode(**inputs)}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "shapes"),
+    [(0, [(2, 4), (2, 4), (2, 8), (2, 11)]), (1, [(1, 11)] * 6)],
+    ids=["any shape", "fixed shapes"],
+)
+def test_segments_are_filled_up_by_their_length_and_keep_their_places(
+    tmp_path: Path, fixed: int, shapes: list[tuple[int, ...]]
+) -> None:
+    slow = Slow(bundles.write_bundle(tmp_path / "bundle", [f"p-{n}" for n in range(12)], length=11))
+    log = [Event(60 * n, f"p-{n % 14}", ("view", "buy", "odd")[n % 3], 0.5 + n % 4) for n in range(32)]
+    events = Events(
+        np.array([slow.row(event.item) for event in log]),
+        np.array([slow.behavior(event.behavior) for event in log], np.int32),
+        np.array([event.time_us for event in log]),
+        np.array([event.score for event in log], np.float32),
+    )
+    first, end = np.array([0, 1, 12, 16, 20, 26]), np.array([1, 12, 16, 20, 25, 32])
+    graph = Recorder(fixed)
+    vectors, scales = Encoder(Bundle.open(tmp_path / "bundle"), graph, 2).encode(events, first, end)
+    assert graph.shapes == shapes
+    for number, (a, b) in enumerate(zip(first, end, strict=True)):
+        wanted, scale = slow.encoded(log[a:b])
+        assert vectors[number, 0].tolist() == wanted.tolist()
+        assert float(scales[number, 0]) == pytest.approx(scale, rel=1e-5)
 
 
 def test_a_segments_vector_does_not_depend_on_its_neighbours(bundle: Bundle, bundle_dir: Path, events: Events) -> None:
