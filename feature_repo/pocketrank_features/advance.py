@@ -48,6 +48,7 @@ class Counts:
         covered: events of the segments that closed.
         users: users with a segment who had none before.
         waiting: change in the number of events that no closed segment covers.
+        ahead: change in the number of those that are not settled yet.
         through_us: time of the newest event that a closed segment covers.
     """
 
@@ -59,6 +60,7 @@ class Counts:
     covered: int = 0
     users: int = 0
     waiting: int = 0
+    ahead: int = 0
     through_us: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -122,9 +124,14 @@ def advance(prior: pa.Table | None, events: pa.Table, encoder: Encoder, frame: F
             covered=int(cut.covered.sum()),
             users=int(((before.ordinal == 0) & (after.ordinal > 0)).sum()),
             waiting=len(after.open) - len(before.open),
+            ahead=_since(after, frame.settled_us) - _since(before, frame.late_before_us),
             through_us=int(after.through_us.max(initial=0)),
         ),
     )
+
+
+def _since(states: States, settled_us: int) -> int:
+    return int((states.open.time_us >= settled_us).sum())
 
 
 def _parted(events: pa.Table, late_before_us: int) -> tuple[pa.Table, pa.Table]:

@@ -93,19 +93,28 @@ def _segment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--as-of", type=moment, metavar="TIME", help="count events before it; ISO 8601, UTC unless zoned; default: now"
     )
-    parser.add_argument("--engine", choices=("onnx", "litert"), help="default: the first one installed")
+    parser.add_argument(
+        "--rebuild", action="store_true", help="start over from all events, late ones too, in a new generation"
+    )
+    parser.add_argument("--skip-bad-files", action="store_true", help="go on without files that cannot be read")
+    parser.add_argument(
+        "--engine",
+        choices=("onnx", "litert"),
+        help="what encodes; default: that of the run before, or the first one installed",
+    )
 
 
 def _segment(arguments: argparse.Namespace) -> Report:
     from pocketrank.config import Project  # noqa: PLC0415
-    from pocketrank_features.segment_job import segment  # noqa: PLC0415
+    from pocketrank_features.segment_job import Wish, segment  # noqa: PLC0415
 
-    return segment(Project.open(arguments.project), arguments.bundle, arguments.as_of, arguments.engine)
+    wish = Wish(arguments.bundle, arguments.as_of, arguments.engine, arguments.rebuild, arguments.skip_bad_files)
+    return segment(Project.open(arguments.project), wish)
 
 
 SEGMENT = Command(
     "segment",
-    "Encode everybody's closed segments, and write the rows that Feast serves.",
+    "Encode the segments that closed since the last run, and write the rows that Feast serves.",
     "pocketrank segment --as-of 2026-11-23T12:00:00",
     _segment_arguments,
     _segment,

@@ -23,6 +23,12 @@ MOMENT = pa.timestamp("us", "UTC")
 COLUMNS = ["user_id", "item_id", "behavior", "timestamp", "score", "arrival"]
 
 
+def no_events(user_id: pa.DataType) -> pa.Table:
+    """A table of COLUMNS without rows, for users of this type."""
+    kinds = (user_id, pa.string(), pa.string(), MOMENT, pa.float32(), pa.int64())
+    return pa.schema(list(zip(COLUMNS, kinds, strict=True))).empty_table()
+
+
 @dataclass(frozen=True, eq=False)
 class Histories:
     """Events of some users, sorted by (user, time, arrival, item).

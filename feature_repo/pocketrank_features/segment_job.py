@@ -1,120 +1,184 @@
-"""`pocketrank segment`: encode everybody's closed segments, and write the rows that Feast serves.
+"""`pocketrank segment`: encode what closed since the last run, and write the rows that Feast serves.
 
-A full recompute, one bucket of users at a time, so a log may be larger than memory. The views of one encoder take their
-places together, and only when all are written: whoever stops the job keeps the rows of the last one.
+What a run costs follows what came in, not the history: it reads the events that no run has taken in yet, and the states
+of the users they belong to, or to whom the clock does something. Here is what a run is to do and what it says; `runs`
+has what is on disk, an engine does the work, `advance` is what happens to a user.
 """
 
-import json
+import contextlib
+import errno
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pocketrank import engines
-from pocketrank.atomic import folders_beside
+from pocketrank.atomic import file_beside
 from pocketrank.bundle import Bundle
-from pocketrank.command import Report, progress
+from pocketrank.command import Report
 from pocketrank.config import Project
-from pocketrank.encoding import Encoder
-from pocketrank.errors import BadBundle, BundleMismatch, NotReady, UsageError
-from pocketrank.segments import policy_settings
+from pocketrank.errors import BundleMismatch, NotReady, UsageError
+from pocketrank.segments import MICROSECONDS, policy_settings
 from pocketrank.times import from_us, to_us
-from pocketrank_features.histories import bucket_files, first_event_us, histories_from, read_events
-from pocketrank_features.rows import Cut, item_rows, segment_rows, user_rows
+from pocketrank_features.advance import Counts
+from pocketrank_features.histories import bucket_files, first_event_us
+from pocketrank_features.local_engine import run_locally
+from pocketrank_features.rows import item_rows
+from pocketrank_features.runs import START_OVER, Plan, Reached, Workplace, disk_is_full
 
-RECORD_KEY = b"pocketrank.segment"
-VIEWS = ("segments", "users", "items")
-
-
-@dataclass
-class _Counts:
-    """What the buckets added up to."""
-
-    users: int = 0
-    segments: int = 0
-    skipped: int = 0
-    events: int = 0
-    live: int = 0
-    unknown: int = 0
-    through_us: int = 0
+FIRST_DAY = "1970-01-02T00:00:00"
 
 
-def segment(
-    project: Project, bundle_dir: Path | None = None, as_of: datetime | None = None, engine: str | None = None
-) -> Report:
-    """Write the rows of the segments, users and items views of a bundle's encoder.
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for.
+
+    Attributes:
+        bundle_dir: the bundle to encode by; the project's own where None.
+        as_of: only events before it count, and the clock stands there; now where None.
+        engine: as in `engines.load`; None takes that of the run before, or the first one installed.
+        rebuild: start over from all events, the late ones too, in a new generation.
+        skip_bad_files: go on without files of events that cannot be read.
+    """
+
+    bundle_dir: Path | None = None
+    as_of: datetime | None = None
+    engine: str | None = None
+    rebuild: bool = False
+    skip_bad_files: bool = False
+
+
+def segment(project: Project, wish: Wish | None = None) -> Report:
+    """Bring the rows of the segments, users and items views of a bundle's encoder up to date.
 
     Args:
         project: with the events that `ingest` wrote.
-        bundle_dir: the bundle to encode by; the project's own where None.
-        as_of: only events before it count, and the clock stands there; now where None.
-        engine: as in `engines.load`.
+        wish: see there.
 
     Raises:
-        BadBundle: no bundle there, an altered one, or one whose segments are longer than its encoder takes.
-        NotReady: no events, or none of a closed segment.
-        UsageError: no event is older than `as_of`.
+        BadBundle: no bundle there, or an altered one.
+        NotReady: no events, or none of a closed segment; or the rows were made in another way, which takes a rebuild.
+        UsageError: no event is older than `as_of`, or a later run has been.
         BadEvents: a file of events is damaged.
+        BadInput: the disk is full.
         BundleMismatch: not one event has an item of the bundle's vocabulary.
     """
-    begin = time.perf_counter()
-    bundle = Bundle.open(bundle_dir or project.bundle_dir)
-    if bundle.policy.max_events > bundle.sizes.L:
-        raise BadBundle(
-            f"{bundle.folder}: segments hold up to {bundle.policy.max_events} events, the encoder takes "
-            f"{bundle.sizes.L}; export the bundle again"
-        )
+    wish, began = wish or Wish(), time.perf_counter()
+    bundle = Bundle.open(wish.bundle_dir or project.bundle_dir)
     buckets = bucket_files(project.events_dir)
     if not buckets:
         raise NotReady(f"no events in {project.events_dir}; bring some in with: pocketrank ingest LOG")
-    moment = as_of or datetime.now(UTC)
-    as_of_us = to_us(moment)
-    encoder = Encoder(bundle, engines.load(bundle.folder, "encoder", engine), bundle.sizes.encoder_batch)
-    folders = [project.rows_dir(f"{view}_{bundle.manifest.encoder_id}") for view in VIEWS]
-    record = _record(bundle, as_of_us)
-    counts = _Counts()
-    with folders_beside(folders) as (segments_dir, users_dir, items_dir):
-        for name, files in progress(buckets.items(), len(buckets), "encoding", "buckets"):
-            segments, users = _bucket(files, encoder, as_of_us, counts)
-            file = f"{name.replace('=', '-')}.parquet"  # an = in a path would look like a partition column
-            _write(segments_dir / file, segments, record)
-            _write(users_dir / file, users, record)
-        _check(counts, bundle, moment, (file for files in buckets.values() for file in files))
-        _write(items_dir / "items.parquet", item_rows(bundle, as_of_us), record)
-    return _report(counts, bundle, moment, folders, time.perf_counter() - begin)
+    with Workplace(project, bundle.manifest.encoder_id).held() as place:
+        plan = planned(place.reached, bundle, buckets, wish)
+        if _is_done(place.reached, plan):
+            return _report(project, bundle, place.reached, plan, Counts(), time.perf_counter() - began)
+        with _room_on_disk(place.folder):
+            plan = place.begin(plan)
+            run_locally(project, place, plan, bundle, wish.skip_bad_files)
+            return committed(project, place, plan, bundle, began)
 
 
-def _bucket(
-    files: Iterable[Path], encoder: Encoder, as_of_us: int, counts: _Counts
-) -> tuple[pa.Table | None, pa.Table | None]:
-    table = read_events(files, as_of_us)
-    if not table.num_rows:
-        return None, None
-    histories = histories_from(table, encoder.bundle)
-    del table
-    cut = Cut.make(histories, encoder.bundle, as_of_us)
-    segments, users = segment_rows(cut, encoder), user_rows(cut, encoder.bundle)
-    covered = int(users["n_events"].to_numpy().sum())
-    counts.users += users.num_rows
-    counts.segments += segments.num_rows
-    counts.skipped += int(cut.closed.sum()) - segments.num_rows
-    counts.events += len(histories.events)
-    counts.live += len(histories.events) - covered
-    counts.unknown += histories.unknown
-    counts.through_us = max(counts.through_us, int(users["through_us"].to_numpy().max(initial=0)))
-    return segments, users
+def planned(reached: Reached, bundle: Bundle, buckets: dict[str, list[Path]], wish: Wish) -> Plan:
+    """What a run from here is to do; raises as `segment`."""
+    starts_over = wish.rebuild or not reached.runs
+    now_us = to_us(wish.as_of or datetime.now(UTC).replace(microsecond=0))
+    settings = _settings(
+        bundle, engines.choose(wish.engine or (reached.settings.get("engine") if reached.runs else None))
+    )
+    if not starts_over:
+        _check_settings(reached, settings, bundle)
+        _check_clock(reached, now_us, wish)
+    there = {bucket: [path.name for path in files] for bucket, files in buckets.items()}
+    taken = {} if starts_over else reached.taken
+    for bucket, names in taken.items():
+        if gone := sorted(set(names) - set(there.get(bucket, []))):
+            raise NotReady(f"{bucket}/{gone[0]} is not there any more, but the rows hold its events; run: {START_OVER}")
+    settled_us = now_us - bundle.manifest.lateness_s * MICROSECONDS
+    return Plan(
+        run=reached.runs + 1,
+        asked="" if wish.as_of is None else wish.as_of.isoformat(),
+        rebuild=starts_over,
+        as_of_us=now_us,
+        settled_us=settled_us if starts_over else max(settled_us, reached.settled_us),
+        late_before_us=Reached.settled_us if starts_over else reached.settled_us,
+        generation=reached.generation + 1 if wish.rebuild and reached.runs else reached.generation,
+        settings=settings,
+        new={
+            bucket: new for bucket, names in there.items() if (new := sorted(set(names) - set(taken.get(bucket, []))))
+        },
+        states={} if starts_over else reached.states,
+    )
 
 
-def _check(counts: _Counts, bundle: Bundle, moment: datetime, files: Iterable[Path]) -> None:
+def committed(project: Project, place: Workplace, plan: Plan, bundle: Bundle, began: float) -> Report:
+    """Put a run in its place whose buckets are all done; raises as `segment`."""
+    counts = sum((Counts(**one.counts) for one in place.done().values()), Counts())
+    if plan.rebuild:
+        try:
+            _check(counts, bundle, plan, project)
+        except BaseException:
+            place.abandon()
+            raise
+    items = project.rows_dir(f"items_{bundle.manifest.encoder_id}") / "items.parquet"
+    if plan.rebuild or place.reached.model_id != bundle.manifest.model_id or not items.is_file():
+        with file_beside(items) as draft:
+            pq.write_table(item_rows(bundle, plan.as_of_us).replace_schema_metadata(plan.record), draft)
+    place.commit(plan, bundle.manifest.model_id)
+    return _report(project, bundle, place.reached, plan, counts, time.perf_counter() - began)
+
+
+def _settings(bundle: Bundle, engine: str) -> dict[str, Any]:
+    """What the rows depend on besides the events."""
+    return {
+        "encoder_id": bundle.manifest.encoder_id,
+        "engine": engine,
+        "policy": policy_settings(bundle.policy),
+        "compaction": dict(bundle.manifest.compaction),
+        "sizes": {axis: getattr(bundle.sizes, axis) for axis in "SKLDT"},
+        "behaviors": list(bundle.manifest.behaviors),
+        "memory_half_life_s": bundle.manifest.memory_half_life_s,
+    }
+
+
+def _check_settings(reached: Reached, settings: dict[str, Any], bundle: Bundle) -> None:
+    for name, wanted in settings.items():
+        if reached.settings.get(name) != wanted:
+            raise NotReady(
+                f"{bundle.folder}: {name} is {wanted!r}, the rows of encoder {bundle.manifest.encoder_id} were made "
+                f"with {reached.settings.get(name)!r}; start over with: {START_OVER}"
+            )
+
+
+def _check_clock(reached: Reached, now_us: int, wish: Wish) -> None:
+    if now_us >= reached.as_of_us:
+        return
+    last = from_us(reached.as_of_us).isoformat()
+    if wish.as_of is None:
+        raise NotReady(
+            f"this machine's clock says {from_us(now_us).isoformat()}, the last run was as of {last}; "
+            "set the clock right, or give a later --as-of"
+        )
+    raise UsageError(
+        f"--as-of {wish.as_of.isoformat()}: the rows are as of {last} already; give a later time, or start over with: "
+        f"pocketrank segment --as-of {wish.as_of.isoformat()} --rebuild"
+    )
+
+
+def _is_done(reached: Reached, plan: Plan) -> bool:
+    return not plan.rebuild and not plan.new and plan.as_of_us == reached.as_of_us
+
+
+def _check(counts: Counts, bundle: Bundle, plan: Plan, project: Project) -> None:
     """Refuse to put nothing, or nothing of use, in the place of the rows that are there."""
-    if not counts.events:
+    moment, settled = from_us(plan.as_of_us).isoformat(), counts.events - counts.ahead
+    if not settled:
+        files = (file for files in bucket_files(project.events_dir).values() for file in files)
         first = from_us(first_event_us(files)).isoformat()
-        raise UsageError(f"--as-of {moment.isoformat()}: the first event is of {first}; give a later time")
+        raise UsageError(f"--as-of {moment}: the first event is of {first}; give a later time")
     if counts.unknown == counts.events:
         some = ", ".join(repr(item) for item in bundle.items.ids[:2])
         raise BundleMismatch(
@@ -124,53 +188,62 @@ def _check(counts: _Counts, bundle: Bundle, moment: datetime, files: Iterable[Pa
     if not counts.segments:
         rule = ", ".join(f"{name} {value}" for name, value in policy_settings(bundle.policy).items())
         raise NotReady(
-            f"{counts.events:,} events before {moment.isoformat()}, and no segment of them is closed ({rule}); "
+            f"{settled:,} events before {moment}, and no segment of them is closed ({rule}); "
             "ingest more, or give a later --as-of"
         )
 
 
-def _write(path: Path, table: pa.Table | None, record: dict[bytes, bytes]) -> None:
-    if table is not None and table.num_rows:
-        pq.write_table(table.replace_schema_metadata(record), path)
+@contextlib.contextmanager
+def _room_on_disk(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise disk_is_full(error, where) from None
 
 
-def _record(bundle: Bundle, as_of_us: int) -> dict[bytes, bytes]:
-    """What the rows were made with, as parquet key-value metadata."""
-    facts = {
-        "model_id": bundle.manifest.model_id,
-        "encoder_id": bundle.manifest.encoder_id,
-        "policy": policy_settings(bundle.policy),
-        "lateness_s": bundle.manifest.lateness_s,
-        "memory_half_life_s": bundle.manifest.memory_half_life_s,
-        "sizes": dict(bundle.manifest.sizes),
-        "as_of_us": as_of_us,
-    }
-    return {RECORD_KEY: json.dumps(facts, sort_keys=True).encode()}
-
-
-def _report(counts: _Counts, bundle: Bundle, moment: datetime, folders: list[Path], seconds: float) -> Report:
+def _report(project: Project, bundle: Bundle, reached: Reached, plan: Plan, counts: Counts, seconds: float) -> Report:
+    encoder_id, total = bundle.manifest.encoder_id, Counts(**reached.counts)
+    skipped = [name for names in reached.skipped.values() for name in names]
+    settled = from_us(plan.settled_us).replace(tzinfo=None).isoformat()
     facts: dict[str, Any] = {
-        "encoder_id": bundle.manifest.encoder_id,
-        "as_of": moment.isoformat(),
-        "through": from_us(counts.through_us).isoformat(),
-        "users": counts.users,
-        "segments": counts.segments,
-        "skipped_segments": counts.skipped,
+        "encoder_id": encoder_id,
+        "as_of": from_us(plan.as_of_us).isoformat(),
+        "generation": plan.generation,
         "events": counts.events,
-        "live_events": counts.live,
+        "late_events": counts.late,
         "unknown_items": counts.unknown,
-        "items": len(bundle.items.ids),
+        "segments": counts.segments,
+        "merged": counts.merged,
+        "all_segments": total.segments,
+        "users": total.users,
+        "live_events": total.waiting - total.ahead,
+        "ahead_events": total.ahead,
+        "through": from_us(total.through_us).isoformat(),
+        "skipped_files": skipped,
         "seconds": round(seconds, 2),
         "events_per_s": round(counts.events / seconds),
-        "folders": [str(folder) for folder in folders],
+        "folders": [str(project.rows_dir(f"{view}_{encoder_id}")) for view in ("segments", "users", "items")],
     }
-    unknown = f"{counts.unknown:,} events, {100 * counts.unknown / counts.events:.1f} %"
+    late = project.rows_dir(f"late_{encoder_id}")
+    unknown = f"{counts.unknown:,} events, {counts.unknown / max(counts.events, 1):.1%}"
     shown = {
-        "skipped_segments": f"{counts.skipped:,} older than the newest {bundle.sizes.S} of their users"
-        if counts.skipped
-        else "",
-        "live_events": f"{counts.live:,} of segments still open",
-        "unknown_items": f"{unknown}, of items that the bundle does not know" if counts.unknown else "",
+        "generation": str(plan.generation) if plan.generation else "",
+        "events": f"{counts.events:,} new",
+        "late_events": f"{counts.late:,} came too late, and are in {late}; to take them in: {START_OVER}",
+        "unknown_items": f"{unknown}, of items that the bundle does not know",
+        "segments": f"{counts.segments:,} closed",
+        "merged": f"{counts.merged:,} rows besides, of merges",
+        "all_segments": f"{total.segments:,} of all runs" if plan.run > 1 else "",
+        "live_events": f"{total.waiting - total.ahead:,} of segments still open",
+        "ahead_events": f"{total.ahead:,} wait, being of {settled} or later",
+        "skipped_files": ", ".join(skipped),
         "seconds": f"{seconds:.1f} s",
     }
-    return Report(facts, shown)
+    unsaid = ("late_events", "unknown_items", "merged", "live_events", "ahead_events")
+    shown.update({name: "" for name in unsaid if not facts[name]})
+    if not plan.rebuild and not counts.segments:
+        return Report(facts, shown, verdict="no segment closed since the last run")
+    step = f"materialize {FIRST_DAY} {settled}" if plan.rebuild else f"materialize-incremental {settled}"
+    return Report(facts, shown, verdict=f"next: feast {step}")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -58,17 +59,42 @@ class Command:
     run: Callable[[argparse.Namespace], Report]
 
 
-def progress(items: Iterable[T], total: int, what: str, unit: str = "") -> Iterator[T]:
-    """Pass items through, drawing a bar on stderr when it is a terminal and nothing otherwise."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    for done, item in enumerate(items, 1):
-        yield item
-        filled = 24 * done // max(total, 1)
-        sys.stderr.write(f"\r{what} {'█' * filled}{'·' * (24 - filled)} {done:,}/{total:,} {unit}")
+class Bar:
+    """A bar on stderr when that is a terminal, and nothing otherwise; drawn some ten times a second at most."""
+
+    def __init__(self, total: int, what: str, unit: str = "") -> None:
+        """Begin at 0 of `total`."""
+        self._total, self._what, self._unit = total, what, unit
+        self._is_shown = sys.stderr.isatty()
+        self._done, self._began, self._drawn = 0, time.monotonic(), 0.0
+
+    def add(self, number: int) -> None:
+        """So many more are done."""
+        self._done += number
+        now = time.monotonic()
+        if not self._is_shown or (now - self._drawn < 0.1 and self._done < self._total):
+            return
+        self._drawn = now
+        filled = min(24 * self._done // max(self._total, 1), 24)
+        pace = f" {self._done / (now - self._began):,.0f}/s" if self._done > 1000 and now > self._began else ""
+        reached = f"{self._done:,}/{self._total:,} {self._unit}{pace}"
+        sys.stderr.write(f"\r{self._what} {'█' * filled}{'·' * (24 - filled)} {reached}\033[K")
         sys.stderr.flush()
-    sys.stderr.write("\r\033[K")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._is_shown:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def progress(items: Iterable[T], total: int, what: str, unit: str = "") -> Iterator[T]:
+    """Pass items through, drawing a `Bar`."""
+    bar = Bar(total, what, unit)
+    for item in items:
+        yield item
+        bar.add(1)
+    bar.end()
 
 
 def _plain(value: Any) -> str:

@@ -1,0 +1,266 @@
+"""A run of the segment job on disk: planned, done bucket by bucket to the side, and put in place in one step.
+
+Whoever stops a run, at any point, has the rows of the one before; the next one with the same plan goes on with the
+buckets that are left. Once every bucket is done, one file says which files go where; from then on the run counts, and
+what was not moved yet is moved by whoever comes next.
+
+    data/segment_state_<encoder_id>/state.json       what the last run reached, and the files it has taken in
+                                    *.arrow          the users' states
+                                    run/             the run under way: plan.json, bucket=NN.json, files
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pocketrank.atomic import write_bytes
+from pocketrank.config import Project, parse
+from pocketrank.errors import BadConfig, BadInput, NotReady
+from pocketrank_features.advance import Counts
+from pocketrank_features.row_files import STATES, VIEWS
+
+RECORD_KEY = b"pocketrank.segment"
+FORMAT = "pocketrank.segment_state/1"
+NOTHING_YET_US = -(2**62)  # where the clock of a job that never ran stands
+START_OVER = "pocketrank segment --rebuild"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What the runs so far reached.
+
+    Attributes:
+        format: of this file and the states.
+        settings: what the rows depend on besides the events: encoder, engine, policy, compaction, sizes.
+        runs: how many there were.
+        generation: of the rows, raised by a rebuild.
+        as_of_us: time of the last run. settled_us: the same less the allowed lateness.
+        taken: by bucket, the names of the files of events taken in.
+        states: by bucket, the names of the files of states, oldest first.
+        counts: of all runs of this generation, added up.
+        model_id: whose item rows are there.
+        skipped: by bucket, the files of events that the last run could not read; the next one tries again.
+    """
+
+    format: str
+    settings: Mapping[str, Any]
+    runs: int = 0
+    generation: int = 0
+    as_of_us: int = NOTHING_YET_US
+    settled_us: int = NOTHING_YET_US
+    taken: Mapping[str, Any] = field(default_factory=dict)
+    states: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    model_id: str = ""
+    skipped: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to do.
+
+    Attributes:
+        run: its number, from 1. asked: the command line's --as-of, "" for now. rebuild: start over.
+        as_of_us, settled_us, late_before_us, generation: see `Reached` and `advance.Frame`.
+        settings: see `Reached`.
+        new: by bucket, the files of events to take in, relative to the events' folder.
+        states: by bucket, the files of states to go on from.
+    """
+
+    run: int
+    asked: str
+    rebuild: bool
+    as_of_us: int
+    settled_us: int
+    late_before_us: int
+    generation: int
+    settings: Mapping[str, Any]
+    new: Mapping[str, Any]
+    states: Mapping[str, Any]
+
+    @property
+    def record(self) -> dict[bytes, bytes]:
+        """What the run's rows are made with, as parquet key-value metadata."""
+        return {RECORD_KEY: _json({**self.settings, "generation": self.generation, "run": self.run})}
+
+    def resumes(self, earlier: "Plan") -> bool:
+        """Whether an interrupted run did what this one would, apart from the clock where nobody set one."""
+        same = self if self.asked else replace(self, as_of_us=earlier.as_of_us, settled_us=earlier.settled_us)
+        return _json(asdict(same)) == _json(asdict(earlier))
+
+
+@dataclass(frozen=True)
+class BucketDone:
+    """What one bucket of a run led to.
+
+    Attributes:
+        files: by view, and for states, the names of the files written; none where there was nothing.
+        states: the bucket's files of states from now on, oldest first; the last may be in `files`.
+        counts: as `advance.Counts`.
+        skipped: files of events that could not be read.
+    """
+
+    files: Mapping[str, Any]
+    states: list[str]
+    counts: Mapping[str, Any]
+    skipped: list[str]
+
+
+class Workplace:
+    """The folders of one encoder's runs in a project; held by one process at a time.
+
+    Attributes:
+        reached: what the runs so far reached.
+    """
+
+    def __init__(self, project: Project, encoder_id: str) -> None:
+        self.folder = project.rows_dir(f"segment_state_{encoder_id}")
+        self.side = self.folder / "run"
+        self._places = {
+            view: self.folder if view == STATES else project.rows_dir(f"{view}_{encoder_id}") for view in VIEWS
+        }
+        self.reached = Reached(FORMAT, {})
+
+    @contextmanager
+    def held(self) -> Iterator["Workplace"]:
+        """Hold the folder against other processes; finish a run that was stopped while its files were moved.
+
+        Raises:
+            NotReady: another process holds it.
+            BadInput: state.json is damaged, or of another version.
+        """
+        existed = self.folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise NotReady(f"{self.folder}: another `pocketrank segment` is at work here; let it end") from None
+            self._put_in_place()
+            self.reached = self._read()
+            yield self
+        if not existed and not self.reached.runs and not self.side.exists():
+            shutil.rmtree(self.folder)
+
+    def begin(self, plan: Plan) -> Plan:
+        """Go on with an interrupted run if it has the same plan, or begin a new one; the plan that is followed."""
+        path = self.side / "plan.json"
+        if path.is_file():
+            earlier = _parsed(Plan, path)
+            if plan.resumes(earlier):
+                going_on: Plan = earlier
+                return going_on
+        self.abandon()
+        self.side.mkdir(parents=True)
+        write_bytes(path, _json(asdict(plan)))
+        return plan
+
+    def abandon(self) -> None:
+        """Remove the run under way."""
+        shutil.rmtree(self.side, ignore_errors=True)
+
+    def states(self, names: Sequence[str]) -> list[Path]:
+        """Files of states that count."""
+        return [self.folder / name for name in names]
+
+    def done(self) -> dict[str, BucketDone]:
+        """The buckets of the run under way that are done."""
+        return {path.stem: _parsed(BucketDone, path) for path in sorted(self.side.glob("bucket=*.json"))}
+
+    def finish_bucket(self, bucket: str, done: BucketDone) -> None:
+        """Note that a bucket is done, its files written."""
+        write_bytes(self.side / f"{bucket}.json", _json(asdict(done)))
+
+    def commit(self, plan: Plan, model_id: str) -> None:
+        """Put everything in its place.
+
+        From the moment that commit.json is there the run counts: it is finished here, or by `held` next time.
+        """
+        done = self.done()
+        before = Reached(FORMAT, {}) if plan.rebuild else self.reached
+        counts = sum((Counts(**one.counts) for one in done.values()), Counts())
+        states = {**before.states, **{bucket: list(one.states) for bucket, one in done.items()}}
+        skipped = {bucket: one.skipped for bucket, one in done.items() if one.skipped}
+        taken = {
+            bucket: [*before.taken.get(bucket, []), *(set(plan.new.get(bucket, [])) - set(skipped.get(bucket, [])))]
+            for bucket in {**before.taken, **plan.new}
+        }
+        reached = Reached(
+            format=FORMAT,
+            settings=plan.settings,
+            runs=plan.run,
+            generation=plan.generation,
+            as_of_us=plan.as_of_us,
+            settled_us=plan.settled_us,
+            taken={bucket: sorted(names) for bucket, names in taken.items()},
+            states=states,
+            counts=asdict(counts + Counts(**before.counts)),
+            model_id=model_id,
+            skipped=skipped,
+        )
+        moves = [(view, name) for one in done.values() for view, names in one.files.items() for name in names]
+        record = {"reached": asdict(reached), "moves": moves, "clear": plan.rebuild}
+        write_bytes(self.side / "commit.json", _json(record))
+        self._put_in_place()
+        self.reached = reached
+
+    def _put_in_place(self) -> None:
+        """Do what commit.json says, from wherever it was left."""
+        path = self.side / "commit.json"
+        if not path.is_file():
+            return
+        record = json.loads(path.read_bytes())
+        moves: dict[str, set[str]] = {view: set() for view in self._places}
+        for view, name in record["moves"]:
+            moves[view].add(name)
+        for view, place in self._places.items():
+            if record["clear"] and view != STATES:
+                _remove(place, "*.parquet", moves[view])
+            for name in moves[view]:
+                place.mkdir(parents=True, exist_ok=True)
+                if (self.side / view / name).exists():
+                    (self.side / view / name).replace(place / name)
+        write_bytes(self.folder / "state.json", _json(record["reached"]))
+        counting = {name for names in record["reached"]["states"].values() for name in names}
+        _remove(self.folder, "*.arrow", counting)
+        self.abandon()
+
+    def _read(self) -> Reached:
+        path = self.folder / "state.json"
+        if not path.is_file():
+            return self.reached
+        found: Reached = _parsed(Reached, path)
+        if found.format != FORMAT:
+            raise BadInput(f"{path}: format is {found.format!r}, this version reads {FORMAT!r}; run: {START_OVER}")
+        return found
+
+
+def _remove(folder: Path, pattern: str, but: set[str]) -> None:
+    for path in folder.glob(pattern):
+        if path.name not in but:
+            path.unlink(missing_ok=True)
+
+
+def _parsed(cls: Any, path: Path) -> Any:
+    try:
+        return parse(cls, json.loads(path.read_bytes()), str(path))
+    except (ValueError, BadConfig) as error:
+        raise BadInput(f"{path}: damaged ({error}); start over with: {START_OVER}") from None
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def disk_is_full(error: OSError, where: Path) -> BadInput:
+    """What to say of a disk without room."""
+    return BadInput(
+        f"{where}: {os.strerror(error.errno or 0)}; nothing was changed: make room, then run pocketrank segment again, "
+        "which goes on with the buckets that are left"
+    )
