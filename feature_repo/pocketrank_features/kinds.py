@@ -30,7 +30,7 @@ class Kind:
 KINDS = (
     Kind(
         "segments",
-        "One row a closed segment of a user's history: encoded once, offline, and merged on the device.",
+        "One row a closed segment of a user's history, encoded once, offline; and one a merge of two.",
         ("user_id", "slot"),
         "closed_at",
         "created",
@@ -39,7 +39,7 @@ KINDS = (
             "segment_end": (UnixTimestamp, "time of its last event"),
             "ordinal_first": (Int64, "number of the oldest segment merged into this one"),
             "ordinal_last": (Int64, "number of the newest"),
-            "level": (Int64, "times merged, 0 for a segment as it was cut"),
+            "level": (Int64, "0 for a segment as it was cut; one of level l spans 2^l ordinals, the highest more"),
             "generation": (Int64, "raised by a rebuild; only the newest is served"),
             "n_events": (Int64, "events in the segment"),
             "score_sum": (Float32, "sum of their scores: the segment's weight"),
@@ -56,7 +56,7 @@ KINDS = (
         "created",
         {
             "generation": (Int64, "raised by a rebuild"),
-            "n_events": (Int64, "events of the user"),
+            "n_events": (Int64, "events of the user that the closed segments cover"),
             "first_event": (UnixTimestamp, "time of the first"),
             "last_event": (UnixTimestamp, "time of the last"),
             "through_us": (Int64, "time of the last event covered, microseconds since 1970"),
@@ -82,5 +82,9 @@ KINDS = (
     ),
 )
 
-# Columns that rows may have besides. Stores such as Feast's own SQLite and Redis keep event times in whole seconds.
-OPTIONAL = {"closed_at_us": (Int64, "closed_at again, exactly: microseconds since 1970")}
+# Columns that rows may have besides. Stores such as Feast's own SQLite and Redis keep event times in whole seconds; and
+# only some policies look back.
+OPTIONAL = {
+    "closed_at_us": (Int64, "closed_at again, exactly: microseconds since 1970"),
+    "recent_us": (Array(Int64), "times of the last events covered, oldest first, microseconds since 1970"),
+}

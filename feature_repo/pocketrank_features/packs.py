@@ -68,6 +68,7 @@ def pack_from(rows: UserRows, encoder_id: str, sizes: Mapping[str, int]) -> Pack
         memory_decayed=_list(user, "memory_decayed", np.float32)[order],
         memory_first_s=_list(user, "memory_first_s", np.int64)[order],
         memory_last_s=_list(user, "memory_last_s", np.int64)[order],
+        recent_us=tuple(_list(user, "recent_us", np.int64).tolist()) if "recent_us" in user else (),
     )
 
 

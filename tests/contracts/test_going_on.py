@@ -1,0 +1,133 @@
+"""A phone goes on where its pack stops, and comes to what the server comes to: policy, encoder, compaction, memory."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, Value
+
+from pocketrank import Ranker
+from pocketrank.bundle import Bundle
+from pocketrank.config import Project
+from pocketrank.errors import BadPack
+from pocketrank.pack import Pack
+from pocketrank.segments import Adaptive, FixedCount, FixedWindow, Milestone, SessionGap, policy_settings
+from pocketrank.times import from_us, to_us
+from pocketrank_features.online_store import Row
+from pocketrank_features.packs import pack_from
+from pocketrank_features.rings import UserRows
+from pocketrank_features.segment_job import Wish, segment
+
+from ..bundles import write_bundle
+
+US = 1_000_000
+START = 1_700_000_000 * US
+IDS = [f"p-{n}" for n in range(8)]
+POLICIES = [
+    SessionGap(1800, 4),
+    FixedWindow(3600, 4),
+    FixedCount(3),
+    Milestone(("buy",), 4),
+    Adaptive(2, 3, 60, 7200, 4),
+]
+COMPACTIONS = [{"kind": "ring"}, {"kind": "log", "levels": 2}]
+SLOTS = 5
+
+
+def history(seed: int, events: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    times = START + rng.choice([0, 1, 60, 600, 1800, 3600, 9000], events).cumsum() * US
+    kinds = rng.choice(["view", "buy", "dream"], events)
+    return [
+        {
+            "user_id": 7,
+            "item_id": f"p-{rng.integers(10)}",
+            "behavior": str(kind),
+            "timestamp": int(time),
+            "score": float(rng.choice([0.5, 1.0, 2.0])),
+            "arrival": arrival,
+        }
+        for arrival, (time, kind) in enumerate(zip(times, kinds, strict=True))
+    ]
+
+
+def deliver(project: Project, name: str, log: list[dict[str, Any]]) -> None:
+    kinds = (pa.int64(), pa.string(), pa.string(), pa.timestamp("us", "UTC"), pa.float32(), pa.int64())
+    schema = pa.schema(list(zip(log[0], kinds, strict=True)))
+    path = project.events_dir / "bucket=00" / f"{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(log, schema), path)
+
+
+def value(of: Any) -> Value:
+    if isinstance(of, datetime):
+        return Value(unix_timestamp_val=to_us(of) // US)
+    if isinstance(of, list):
+        if of and isinstance(of[0], float):
+            return Value(float_list_val=FloatList(val=of))
+        return Value(int64_list_val=Int64List(val=of))
+    return Value(int64_val=of) if isinstance(of, int) else Value(float_val=of)
+
+
+def synced(project: Project, bundle: Bundle, now_us: int) -> Pack:
+    """Segment, keep the newest row of each slot as an online store does, make the pack."""
+    segment(project, Wish(bundle.folder, from_us(now_us)))
+    found: dict[str, dict[int, Row]] = {}
+    for view in ("segments", "users"):
+        files = sorted(project.rows_dir(f"{view}_e1").glob("*.parquet"))
+        rows = [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+        for row in sorted(rows, key=lambda row: (row["closed_at"], row["created"])):
+            slot = row.get("slot", -1)
+            values = {name: value(one) for name, one in row.items() if name not in ("user_id", "slot")}
+            found.setdefault(view, {})[slot] = Row(slot, to_us(row["closed_at"]), values)
+    rows = UserRows(7, found["users"][-1], list(found["segments"].values()))
+    return pack_from(rows, "e1", dict(bundle.manifest.sizes))
+
+
+@pytest.mark.parametrize("compaction", COMPACTIONS, ids=["ring", "log"])
+@pytest.mark.parametrize("policy", POLICIES, ids=[policy.kind for policy in POLICIES])
+def test_a_phone_comes_to_what_the_server_comes_to(tmp_path: Path, policy: Any, compaction: dict[str, Any]) -> None:
+    folder = write_bundle(tmp_path / "bundle", IDS, policy=policy_settings(policy), slots=SLOTS, compaction=compaction)
+    bundle, grew = Bundle.open(folder), 0
+    for seed, (events, at) in enumerate([(60, 30), (90, 13), (40, 39), (90, 70)]):
+        log = history(seed, events)
+        project = Project(tmp_path / str(seed), {})
+        reached, end = log[at]["timestamp"], log[-1]["timestamp"] + 30 * 86400 * US
+        deliver(project, "a", log)
+        early = synced(project, bundle, reached)
+        early.save(tmp_path / "early")
+        late = synced(project, bundle, end)
+        assert early.through <= late.through
+        grew += early.through < late.through
+        with Ranker.open(folder, pack=tmp_path / "early") as ranker:
+            for row in log:  # the phone saw all of it, and counts nothing twice
+                ranker.observe(row["item_id"], row["behavior"], row["score"], from_us(row["timestamp"]))
+            known = ranker._now(end).situation
+        closed = known.closed
+        assert len(closed) == len(late)
+        for name in ("vectors", "scales", "weight", "n_events", "level", "ordinal_first", "ordinal_last", "top_items"):
+            assert np.array_equal(getattr(closed, name), getattr(late, name)), name
+        assert np.array_equal(closed.start_us // US, late.start_s)
+        assert np.array_equal(closed.end_us // US, late.end_s)
+        if not len(known.live):  # F is 3: the phone cannot know what the pack left out
+            counts = dict(zip(late.memory_items.tolist(), late.memory_counts.tolist(), strict=True))
+            here = dict(zip(known.memory.items.tolist(), known.memory.counts.tolist(), strict=True))
+            for item in {*early.memory_items.tolist()} & {*counts}:
+                assert here[item] == counts[item]
+    assert grew >= 3
+
+
+def test_a_pack_of_another_compaction_is_refused_by_name(tmp_path: Path) -> None:
+    ring = Bundle.open(write_bundle(tmp_path / "ring", IDS, slots=SLOTS))
+    log = write_bundle(tmp_path / "log", IDS, slots=SLOTS, compaction=COMPACTIONS[1])
+    project = Project(tmp_path, {})
+    deliver(project, "a", history(0, 90))
+    synced(project, ring, START + 10**9 * US).save(tmp_path / "pack")
+    with pytest.raises(
+        BadPack, match=r"its 5 segments are not what a log of 5 slots leaves, as this bundle wants it; sync"
+    ):
+        Ranker.open(log, pack=tmp_path / "pack")
