@@ -104,7 +104,10 @@ def advance(prior: pa.Table | None, events: pa.Table, encoder: Encoder, frame: F
     cut = _cut(log, len(before), bundle, frame.settled_us)
     ordinal = before.ordinal[cut.user] + nth(cut.user)
     new_segments = closed_segments(encoder, cut.log.events, cut.first, cut.end, ordinal)
-    compacted = bundle.compaction.compact(before.kept, before.kept_start, new_segments, cut.start, before.ordinal)
+    remembers = bundle.compaction.remembers
+    compacted = bundle.compaction.compact(
+        before.kept, before.kept_start, new_segments, cut.start, before.ordinal, keep=remembers
+    )
     created_us = _created(cut, before)
     after = _states(before, log, cut, compacted, created_us, bundle, frame.settled_us)
     cause = cut.start[compacted.user] + compacted.cause - before.ordinal[compacted.user]
@@ -273,7 +276,6 @@ def _states(
     waiting = still[log.events.time_us[still] >= settled_us]
     wake_us = cut.closes_us.copy()
     np.minimum.at(wake_us, log.user[waiting], log.events.time_us[waiting] + 1)
-    remembers = bundle.compaction.remembers
     return States(
         users=before.users,
         wake_us=wake_us,
@@ -289,6 +291,6 @@ def _states(
         arrival=log.arrival[still],
         open_start=starts(np.bincount(owner, minlength=users)),
         memories=memories,
-        kept=compacted.kept if remembers else before.kept,
-        kept_start=compacted.start if remembers else before.kept_start,
+        kept=compacted.kept,
+        kept_start=compacted.start,
     )

@@ -115,15 +115,24 @@ class Ring:
     kind: ClassVar[str] = "ring"
     remembers: ClassVar[bool] = False  # whether going on wants what was kept before, except to keep it
 
-    def compact(self, held: Kept, start: Int64Array, new: Kept, new_start: Int64Array, before: Int64Array) -> Compacted:
+    def compact(
+        self,
+        held: Kept,
+        start: Int64Array,
+        new: Kept,
+        new_start: Int64Array,
+        before: Int64Array,
+        *,
+        keep: bool = True,
+    ) -> Compacted:
         """Close segments of U users; arguments as for `Log.compact`. What was held matters to `kept` alone."""
         del before
-        user = owners(new_start)
-        both, both_start = _by_user([(held, owners(start)), (new, user)], len(start) - 1)
-        first = np.maximum(both_start[1:] - self.slots, both_start[:-1])
-        kept = both.part(spread(first, both_start[1:])[1])
-        cause = new.ordinal_last
-        return Compacted(new, user, cause, cause % self.slots, kept, starts(both_start[1:] - first))
+        user, cause = owners(new_start), new.ordinal_last
+        if keep:
+            both, both_start = _by_user([(held, owners(start)), (new, user)], len(start) - 1)
+            first = np.maximum(both_start[1:] - self.slots, both_start[:-1])
+            held, start = both.part(spread(first, both_start[1:])[1]), starts(both_start[1:] - first)
+        return Compacted(new, user, cause, cause % self.slots, held, start)
 
     def fits(self, held: Kept) -> bool:
         """Whether one user's segments are what this compaction could have left."""
@@ -155,7 +164,16 @@ class Log:
         each = (self.slots - 1) // self.levels
         return [self.slots - 1 - each * (self.levels - 1), *[each] * (self.levels - 1)]
 
-    def compact(self, held: Kept, start: Int64Array, new: Kept, new_start: Int64Array, before: Int64Array) -> Compacted:
+    def compact(
+        self,
+        held: Kept,
+        start: Int64Array,
+        new: Kept,
+        new_start: Int64Array,
+        before: Int64Array,
+        *,
+        keep: bool = True,
+    ) -> Compacted:
         """Close segments of U users, each user's in order.
 
         Args:
@@ -164,9 +182,11 @@ class Log:
             new: the segments that closed, of level 0, ordinals ascending within a user.
             new_start: (U + 1,) where each user's begin in `new`.
             before: (U,) segments that each user had closed before: the ordinal of the first new one.
+            keep: False where nobody asks for `kept`; a log needs it all the same.
 
         Source: docs/segments.md, "Compaction".
         """
+        del keep
         users, holder = len(before), owners(start)
         was, now = self._arrived(before), self._arrived(before + np.diff(new_start))
         fresh, user, offset = new, owners(new_start), 0
