@@ -30,11 +30,13 @@ class Frame:
         settled_us: events before it count, and the clock stands there: the run's time less the allowed lateness.
         late_before_us: where the run before stood; an event before it that comes in now is late.
         generation: of the rows; raised by a rebuild.
+        vectors: how rows hold vectors, "float32" or "int8".
     """
 
     settled_us: int
     late_before_us: int
     generation: int
+    vectors: str = "float32"
 
 
 @dataclass
@@ -114,7 +116,9 @@ def advance(prior: pa.Table | None, events: pa.Table, encoder: Encoder, frame: F
     has = np.flatnonzero(np.diff(cut.start))
     last = cut.start[has + 1] - 1
     return Advanced(
-        segment_rows(before.users, compacted, cut.closed_at_us[cause], created_us[cause], frame.generation),
+        segment_rows(
+            before.users, compacted, cut.closed_at_us[cause], created_us[cause], frame.generation, frame.vectors
+        ),
         user_rows(after, has, cut.closed_at_us[last], bundle, frame.generation),
         after.to_table(),
         late,

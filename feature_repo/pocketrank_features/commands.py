@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from pocketrank.command import Command, Report
+from pocketrank.errors import UsageError
 from pocketrank.times import moment
 
 COLUMN_OPTIONS = tuple(f"--{name}-column" for name in ("user", "item", "behavior", "time", "score", "event-id"))
@@ -99,17 +100,57 @@ def _segment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad-files", action="store_true", help="go on without files that cannot be read")
     parser.add_argument(
         "--engine",
-        choices=("onnx", "litert"),
-        help="what encodes; default: that of the run before, or the first one installed",
+        choices=("onnx", "litert", "spark"),
+        help="what encodes, here; or spark, where onnx does on the executors; "
+        "default: that of the run before, or the first one installed",
     )
+    spark = parser.add_argument_group("with --engine spark")
+    spark.add_argument("--master", metavar="URL", help="the cluster; default: that of spark-submit, or local[*]")
+    spark.add_argument("--partitions", type=int, metavar="N", help="tasks to spread users over; default: by the events")
+    spark.add_argument("--spark-conf", action="append", metavar="KEY=VALUE", help="a setting of Spark; may be repeated")
+    spark.add_argument("--spark-log", type=Path, metavar="FILE", help="where Spark's log goes; default: nowhere")
+    parser.add_argument(
+        "--explain-policy",
+        action="store_true",
+        help="show what each segmentation policy makes of the events, and write nothing but a picture",
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="of --explain-policy; default: policies.png")
 
 
 def _segment(arguments: argparse.Namespace) -> Report:
     from pocketrank.config import Project  # noqa: PLC0415
-    from pocketrank_features.segment_job import Wish, segment  # noqa: PLC0415
 
-    wish = Wish(arguments.bundle, arguments.as_of, arguments.engine, arguments.rebuild, arguments.skip_bad_files)
-    return segment(Project.open(arguments.project), wish)
+    project = Project.open(arguments.project)
+    if arguments.explain_policy:
+        from pocketrank_features.explain import explain  # noqa: PLC0415
+
+        return explain(project, arguments.picture, skip_bad_files=arguments.skip_bad_files)
+    from pocketrank_features.segment_job import Wish, segment  # noqa: PLC0415
+    from pocketrank_features.spark_session import SparkWish  # noqa: PLC0415
+
+    on_spark = arguments.engine == "spark"
+    for option in ("master", "partitions", "spark_conf", "spark_log"):
+        if getattr(arguments, option) is not None and not on_spark:
+            raise UsageError(f"--{option.replace('_', '-')} is for --engine spark; give that, or leave it out")
+    if arguments.partitions is not None and arguments.partitions < 1:
+        raise UsageError(f"--partitions is {arguments.partitions}, wanted 1 or more")
+    settings = dict(_setting(text) for text in arguments.spark_conf or ())
+    wish = Wish(
+        bundle_dir=arguments.bundle,
+        as_of=arguments.as_of,
+        engine="onnx" if on_spark else arguments.engine,
+        rebuild=arguments.rebuild,
+        skip_bad_files=arguments.skip_bad_files,
+        spark=SparkWish(arguments.master, settings, arguments.partitions, arguments.spark_log) if on_spark else None,
+    )
+    return segment(project, wish)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UsageError(f"--spark-conf {text!r}: wanted KEY=VALUE, such as spark.executor.memory=4g")
+    return key, value
 
 
 SEGMENT = Command(

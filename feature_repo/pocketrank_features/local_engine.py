@@ -24,7 +24,7 @@ from pocketrank.command import Bar
 from pocketrank.config import Project
 from pocketrank.encoding import Encoder
 from pocketrank.errors import BadEvents
-from pocketrank_features.advance import Counts, Frame, advance
+from pocketrank_features.advance import Counts, advance
 from pocketrank_features.event_files import EventFile, read_in_pieces
 from pocketrank_features.row_files import STATES, RowFiles
 from pocketrank_features.runs import BucketDone, Plan, Workplace
@@ -117,7 +117,7 @@ class _Bucket:
     def _once(self, files: list[EventFile], skipped: list[str]) -> BucketDone:
         names = list(self.plan.states.get(self.bucket, []))
         states = BucketStates(self.place.states(names))
-        frame = Frame(self.plan.settled_us, self.plan.late_before_us, self.plan.generation)
+        frame = self.plan.frame
         name = f"{self.plan.run:06d}-{self.bucket.replace('=', '-')}"  # an = would look like a partition column
         counts, touched = Counts(), np.zeros(len(states), bool)
         with RowFiles(self.place.side, name, self.plan.record) as out:

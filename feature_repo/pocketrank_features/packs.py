@@ -48,7 +48,7 @@ def pack_from(rows: UserRows, encoder_id: str, sizes: Mapping[str, int]) -> Pack
     _check_same_run(rows, ring)
     order = np.argsort(_list(user, "memory_items", np.int32), kind="stable")
     K, D = sizes["K"], sizes["D"]
-    vectors, scales = quantise(_matrix(rows, ring, "vectors", K * D, np.float32).reshape(-1, K, D))
+    vectors, scales = _vectors(rows, ring, K, D)
     return Pack(
         encoder_id=encoder_id,
         version=(_number(user, "generation"), max(map(_closed_at, ring), default=_closed_at(rows.row))),
@@ -159,12 +159,27 @@ def _column(ring: list[Row], name: str, dtype: Any) -> npt.NDArray[Any]:
     return np.array([_number(row.values, name) for row in ring], dtype)
 
 
+def _vectors(rows: UserRows, ring: list[Row], K: int, D: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """(S, K, D) int8 and (S, K) scales, from rows with floats or with these bytes."""
+    if not any(row.values["vectors"].WhichOneof("val") == "bytes_val" for row in ring):
+        return quantise(_matrix(rows, ring, "vectors", K * D, np.float32).reshape(-1, K, D))
+    found = [np.frombuffer(_number(row.values, "vectors") or b"", np.uint8) for row in ring]
+    _check_width(rows, "vectors", [len(row) for row in found], K * D + 4 * K)
+    whole = np.array(found)
+    scales = np.ascontiguousarray(whole[:, K * D :]).view("<f4")
+    return whole[:, : K * D].view(np.int8).reshape(-1, K, D), scales.astype(np.float32)
+
+
 def _matrix(rows: UserRows, ring: list[Row], name: str, width: int, dtype: Any) -> npt.NDArray[Any]:
     found = [_list(row.values, name, dtype) for row in ring]
-    for row in found:
-        if len(row) != width:
+    _check_width(rows, name, [len(row) for row in found], width)
+    return np.array(found, dtype).reshape(-1, width)
+
+
+def _check_width(rows: UserRows, name: str, found: list[int], width: int) -> None:
+    for length in found:
+        if length != width:
             raise BundleMismatch(
-                f"user {rows.user!r}: {name} of a segment holds {len(row)} values, the bundle wants {width}; "
+                f"user {rows.user!r}: {name} of a segment holds {length} values, the bundle wants {width}; "
                 "run: pocketrank segment; feast materialize START END"
             )
-    return np.array(found, dtype).reshape(-1, width)

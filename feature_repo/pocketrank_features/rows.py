@@ -56,7 +56,12 @@ ITEM_COLUMNS = {"updated_at": MOMENT, "vector": FLOATS, "bias": pa.float32(), "p
 
 
 def segment_rows(
-    users: pa.Array, compacted: Compacted, closed_at_us: Int64Array, created_us: Int64Array, generation: int
+    users: pa.Array,
+    compacted: Compacted,
+    closed_at_us: Int64Array,
+    created_us: Int64Array,
+    generation: int,
+    vectors: str = "float32",
 ) -> pa.Table:
     """The rows that a compaction writes, in its order.
 
@@ -66,9 +71,10 @@ def segment_rows(
         closed_at_us: (N,) time of the close that caused each.
         created_us: (N,) the same, made to differ within a user.
         generation: of all of them.
+        vectors: "float32" for lists of K*D floats, "int8" for bytes: K*D int8, then K float32 scales, little-endian.
     """
     segments = compacted.written
-    columns = {
+    columns: dict[str, npt.NDArray[Any]] = {
         "slot": compacted.slot,
         "closed_at": closed_at_us,
         "created": created_us,
@@ -83,9 +89,15 @@ def segment_rows(
         "score_sum": segments.weight,
         "behavior_counts": segments.behavior_counts,
         "top_items": segments.top_items,
-        "vectors": dequantise(segments.vectors, segments.scales).reshape(len(segments), int(np.prod(segments.vectors.shape[1:]))),
     }
-    return _table({"user_id": users.take(pa.array(compacted.user))}, columns, SEGMENT_COLUMNS)
+    user_id = {"user_id": users.take(pa.array(compacted.user))}
+    if vectors == "int8":
+        packed = np.hstack([_bytes(segments.vectors), _bytes(segments.scales.astype("<f4"))])
+        others = {name: kind for name, kind in SEGMENT_COLUMNS.items() if name != "vectors"}
+        return _table(user_id, columns, others).append_column("vectors", _binary(packed))
+    floats = dequantise(segments.vectors, segments.scales)
+    columns["vectors"] = floats.reshape(len(segments), int(np.prod(floats.shape[1:])))
+    return _table(user_id, columns, SEGMENT_COLUMNS)
 
 
 def user_rows(states: States, which: Int64Array, closed_at_us: Int64Array, bundle: Bundle, generation: int) -> pa.Table:
@@ -158,3 +170,14 @@ def _array(values: npt.NDArray[Any], kind: pa.DataType, start: Int64Array | None
         start, values = np.arange(len(values) + 1) * values.shape[1], values.ravel()
     dtype = np.int64 if kind == INTEGERS else np.float32
     return pa.ListArray.from_arrays(pa.array(start, pa.int32()), pa.array(values.astype(dtype)))
+
+
+def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """(N, bytes of a row)."""
+    width = int(np.prod(values.shape[1:])) * values.itemsize
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), width)
+
+
+def _binary(rows: npt.NDArray[np.uint8]) -> pa.Array:
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.Array.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(offsets), pa.py_buffer(rows.tobytes())])

@@ -22,7 +22,7 @@ from typing import Any
 from pocketrank.atomic import write_bytes
 from pocketrank.config import Project, parse
 from pocketrank.errors import BadConfig, BadInput, NotReady
-from pocketrank_features.advance import Counts
+from pocketrank_features.advance import Counts, Frame
 from pocketrank_features.row_files import STATES, VIEWS
 
 RECORD_KEY = b"pocketrank.segment"
@@ -83,6 +83,11 @@ class Plan:
     settings: Mapping[str, Any]
     new: Mapping[str, Any]
     states: Mapping[str, Any]
+
+    @property
+    def frame(self) -> Frame:
+        """Where in time the run stands, and how its rows are to be."""
+        return Frame(self.settled_us, self.late_before_us, self.generation, self.settings["vectors"])
 
     @property
     def record(self) -> dict[bytes, bytes]:

@@ -77,7 +77,7 @@ def next_steps(folder: Path) -> list[str]:
         "pocketrank verify",
         "pocketrank segment",
         "feast apply",
-        "feast materialize 1970-01-02T00:00:00 $(date -u +%Y-%m-%dT%H:%M:%S)",
+        "feast materialize 1970-01-02T00:00:00 END   # as `segment` ends with",
         "pocketrank pack --all",
         "pocketrank rank",
     ]

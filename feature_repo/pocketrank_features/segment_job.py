@@ -29,6 +29,7 @@ from pocketrank_features.histories import bucket_files, first_event_us
 from pocketrank_features.local_engine import run_locally
 from pocketrank_features.rows import item_rows
 from pocketrank_features.runs import START_OVER, Plan, Reached, Workplace, disk_is_full
+from pocketrank_features.spark_session import SparkWish
 
 FIRST_DAY = "1970-01-02T00:00:00"
 
@@ -43,6 +44,7 @@ class Wish:
         engine: as in `engines.load`; None takes that of the run before, or the first one installed.
         rebuild: start over from all events, the late ones too, in a new generation.
         skip_bad_files: go on without files of events that cannot be read.
+        spark: the cluster that is to do it; None is this machine.
     """
 
     bundle_dir: Path | None = None
@@ -50,6 +52,7 @@ class Wish:
     engine: str | None = None
     rebuild: bool = False
     skip_bad_files: bool = False
+    spark: SparkWish | None = None
 
 
 def segment(project: Project, wish: Wish | None = None) -> Report:
@@ -73,22 +76,26 @@ def segment(project: Project, wish: Wish | None = None) -> Report:
     if not buckets:
         raise NotReady(f"no events in {project.events_dir}; bring some in with: pocketrank ingest LOG")
     with Workplace(project, bundle.manifest.encoder_id).held() as place:
-        plan = planned(place.reached, bundle, buckets, wish)
+        plan = planned(place.reached, bundle, project, buckets, wish)
         if _is_done(place.reached, plan):
             return _report(project, bundle, place.reached, plan, Counts(), time.perf_counter() - began)
         with _room_on_disk(place.folder):
             plan = place.begin(plan)
-            run_locally(project, place, plan, bundle, wish.skip_bad_files)
+            if wish.spark is None:
+                run_locally(project, place, plan, bundle, wish.skip_bad_files)
+            else:
+                from pocketrank_features.spark_engine import run_on_spark  # noqa: PLC0415
+
+                run_on_spark(project, place, plan, bundle, wish.skip_bad_files, wish.spark)
             return committed(project, place, plan, bundle, began)
 
 
-def planned(reached: Reached, bundle: Bundle, buckets: dict[str, list[Path]], wish: Wish) -> Plan:
+def planned(reached: Reached, bundle: Bundle, project: Project, buckets: dict[str, list[Path]], wish: Wish) -> Plan:
     """What a run from here is to do; raises as `segment`."""
     starts_over = wish.rebuild or not reached.runs
     now_us = to_us(wish.as_of or datetime.now(UTC).replace(microsecond=0))
-    settings = _settings(
-        bundle, engines.choose(wish.engine or (reached.settings.get("engine") if reached.runs else None))
-    )
+    engine = engines.choose(wish.engine or reached.settings.get("engine"))
+    settings = {**_settings(bundle), "engine": engine, "vectors": project.segments.vectors}
     if not starts_over:
         _check_settings(reached, settings, bundle)
         _check_clock(reached, now_us, wish)
@@ -131,11 +138,10 @@ def committed(project: Project, place: Workplace, plan: Plan, bundle: Bundle, be
     return _report(project, bundle, place.reached, plan, counts, time.perf_counter() - began)
 
 
-def _settings(bundle: Bundle, engine: str) -> dict[str, Any]:
-    """What the rows depend on besides the events."""
+def _settings(bundle: Bundle) -> dict[str, Any]:
+    """What the rows depend on besides the events, and what they are written with."""
     return {
         "encoder_id": bundle.manifest.encoder_id,
-        "engine": engine,
         "policy": policy_settings(bundle.policy),
         "compaction": dict(bundle.manifest.compaction),
         "sizes": {axis: getattr(bundle.sizes, axis) for axis in "SKLDT"},

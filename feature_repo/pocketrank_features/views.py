@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
-from feast.types import Int64, String
+from feast.types import Bytes, Int64, String
 
 from pocketrank.config import FILE_NAME, Project
 from pocketrank.errors import BadBundle, BadInput, UsageError
@@ -146,7 +146,11 @@ def _source(project: Project, kind: Kind, tags: dict[str, str]) -> FileSource:
 def _view(source: FileSource, kind: Kind, schema: pa.Schema, entities: dict[str, Entity]) -> FeatureView:
     columns = kind.features | {column: about for column, about in OPTIONAL.items() if column in schema.names}
     keys = [Field(name=key, dtype=_id_type(schema.field(key).type)) for key in kind.keys]
-    features = [Field(name=column, dtype=dtype, description=text) for column, (dtype, text) in columns.items()]
+    # Rows hold vectors as floats, or, with [segments] vectors = "int8", as bytes.
+    features = [
+        Field(name=name, dtype=Bytes if pa.types.is_binary(schema.field(name).type) else dtype, description=text)
+        for name, (dtype, text) in columns.items()
+    ]
     return FeatureView(
         name=source.name,
         source=source,

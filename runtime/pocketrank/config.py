@@ -63,6 +63,7 @@ class SegmentsConfig:
         compaction: what gives way to a new segment: "ring", the oldest falls out; "log", the oldest merge.
         levels: of merging, each spanning twice the one before; what the last gives up joins one rest (log).
         lateness_s: seconds a segment waits for late events before the clock may close it.
+        vectors: how rows hold vectors: "float32"; or "int8", with their scales, in a quarter of the room.
     """
 
     policy: str = "session_gap"
@@ -78,8 +79,10 @@ class SegmentsConfig:
     compaction: str = "ring"
     levels: int = 4
     lateness_s: int = 0
+    vectors: str = "float32"
 
     def __post_init__(self) -> None:
+        _hold("vectors", self.vectors, self.vectors in ("float32", "int8"), "'float32' or 'int8'")
         _hold("slots", self.slots, self.slots >= 1, "1 or more")
         _hold("compaction", self.compaction, self.compaction in ("ring", "log"), "'ring' or 'log'")
         _hold("levels", self.levels, self.levels >= 1, "1 or more")

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pocketrank.pack import Pack
+from pocketrank.times import to_us
+
 BIN = Path(sys.executable).parent
 SETTINGS = "[segments]\ngap_s = 3600\n[training]\nsteps = 40\nrounds = 2\nmin_count = 2\n"
 
@@ -115,18 +118,26 @@ def test_a_third_run_does_no_long_step_again(folder: Path, finished: subprocess.
     assert users[0] == users[1]
 
 
-def test_feast_typed_by_hand_goes_on_from_there(folder: Path, finished: subprocess.CompletedProcess[str]) -> None:
+def test_what_closed_since_comes_in_with_the_command_that_segment_ends_with(
+    folder: Path, finished: subprocess.CompletedProcess[str]
+) -> None:
     assert finished.returncode == 0
-    script = "feast apply && feast materialize-incremental 2026-02-28T00:00:00"
+    script = """
+        feast apply
+        $(pocketrank segment --as-of 2026-02-28T00:00:00 | sed -n 's/^next: //p')
+        pocketrank pack 3 --out later
+        feast feature-views list
+    """
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-ec", script], cwd=folder / "shop", env=environment, capture_output=True, text=True, check=False
+        ["bash", "-euc", script], cwd=folder / "shop", env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    listed = subprocess.run(
-        [str(BIN / "feast"), "feature-views", "list"], cwd=folder / "shop", capture_output=True, text=True, check=True
-    )
-    assert "segments_" in listed.stdout
+    assert "segments_" in done.stdout
+    late = Pack.open(folder / "shop" / "later" / "3.safetensors")
+    last = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=2 * 15, minutes=3 + 3)
+    assert late.through == (to_us(last), 1)
+    assert len(late) == 16
 
 
 def test_the_device_ranks_the_same_on_both_engines(folder: Path, finished: subprocess.CompletedProcess[str]) -> None:

@@ -64,6 +64,8 @@ def deliver(project: Project, name: str, log: list[dict[str, Any]]) -> None:
 
 
 def value(of: Any) -> Value:
+    if isinstance(of, bytes):
+        return Value(bytes_val=of)
     if isinstance(of, datetime):
         return Value(unix_timestamp_val=to_us(of) // US)
     if isinstance(of, list):
@@ -119,6 +121,20 @@ def test_a_phone_comes_to_what_the_server_comes_to(tmp_path: Path, policy: Any, 
             for item in {*early.memory_items.tolist()} & {*counts}:
                 assert here[item] == counts[item]
     assert grew >= 3
+
+
+@pytest.mark.parametrize("compaction", COMPACTIONS, ids=["ring", "log"])
+def test_rows_with_int8_vectors_make_the_same_packs(tmp_path: Path, compaction: dict[str, Any]) -> None:
+    bundle = Bundle.open(write_bundle(tmp_path / "bundle", IDS, slots=SLOTS, compaction=compaction))
+    packs, sizes = [], []
+    for kind in ("float32", "int8"):
+        project = Project(tmp_path / kind, {"segments": {"vectors": kind}})
+        deliver(project, "a", history(0, 90))
+        packs.append(synced(project, bundle, START + 10**9 * US).to_bytes())
+        (file,) = project.rows_dir("segments_e1").glob("*.parquet")
+        sizes.append(pq.ParquetFile(file).schema_arrow.field("vectors").type)
+    assert packs[0] == packs[1]
+    assert sizes == [pa.list_(pa.float32()), pa.binary()]
 
 
 def test_a_pack_of_another_compaction_is_refused_by_name(tmp_path: Path) -> None:
