@@ -13,6 +13,7 @@ PocketRankError
 │   └── UnknownItem       no such item in the bundle's vocabulary
 ├── BundleMismatch        a pack encoded by another model than the bundle             exit 1
 ├── NotReady              an earlier step has not been run; names the command         exit 1
+├── SparkFailed           a cluster did not do its part of the job                    exit 1
 └── CheckFailed           a verification ran, and found a difference                  exit 1
 
 A message says what, where, found, wanted and the next step, in one line.
@@ -73,6 +74,10 @@ class BundleMismatch(PocketRankError):
 
 class NotReady(PocketRankError):
     """An earlier step of the job has not been run."""
+
+
+class SparkFailed(PocketRankError):
+    """A cluster did not do its part of the job."""
 
 
 class CheckFailed(PocketRankError):
