@@ -154,8 +154,8 @@ def _check_settings(reached: Reached, settings: dict[str, Any], bundle: Bundle) 
     for name, wanted in settings.items():
         if reached.settings.get(name) != wanted:
             raise NotReady(
-                f"{bundle.folder}: {name} is {wanted!r}, the rows of encoder {bundle.manifest.encoder_id} were made "
-                f"with {reached.settings.get(name)!r}; start over with: {START_OVER}"
+                f"{'[segments]' if name == 'vectors' else bundle.folder}: {name} is {wanted!r}, the rows of encoder "
+                f"{bundle.manifest.encoder_id} were made with {reached.settings.get(name)!r}; start over with: {START_OVER}"
             )
 
 
@@ -247,7 +247,7 @@ def _report(project: Project, bundle: Bundle, reached: Reached, plan: Plan, coun
         "skipped_files": ", ".join(skipped),
         "seconds": f"{seconds:.1f} s",
     }
-    unsaid = ("late_events", "unknown_items", "merged", "live_events", "ahead_events")
+    unsaid = ("late_events", "unknown_items", "merged", "live_events", "ahead_events", "events_per_s")
     shown.update({name: "" for name in unsaid if not facts[name]})
     if not plan.rebuild and not counts.segments:
         return Report(facts, shown, verdict="no segment closed since the last run")
