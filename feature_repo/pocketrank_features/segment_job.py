@@ -153,9 +153,10 @@ def _settings(bundle: Bundle) -> dict[str, Any]:
 def _check_settings(reached: Reached, settings: dict[str, Any], bundle: Bundle) -> None:
     for name, wanted in settings.items():
         if reached.settings.get(name) != wanted:
+            where = "[segments]" if name == "vectors" else str(bundle.folder)
             raise NotReady(
-                f"{'[segments]' if name == 'vectors' else bundle.folder}: {name} is {wanted!r}, the rows of encoder "
-                f"{bundle.manifest.encoder_id} were made with {reached.settings.get(name)!r}; start over with: {START_OVER}"
+                f"{where}: {name} is {wanted!r}, the rows of encoder {bundle.manifest.encoder_id} were made with "
+                f"{reached.settings.get(name)!r}; start over with: {START_OVER}"
             )
 
 
