@@ -8,10 +8,9 @@ before all is done: `runs` does that, as it does for a run on one machine.
 import json
 import re
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +121,11 @@ class _Job:
         events, schema = self._footers()
         states = {bucket: self.place.states(self.plan.states.get(bucket, [])) for bucket in buckets}
         parts = self._parts(events, states)
-        context = self.spark.sparkContext
-        bundle = context.broadcast(_packed(self.bundle))
         task = Task(
             buckets=buckets,
             parts=parts,
             run=self.plan.run,
-            bundle=bundle,
+            bundle=None,
             engine=self.plan.settings["engine"],
             frame=self.plan.frame,
             schema=schema.serialize().to_pybytes(),
@@ -137,16 +134,23 @@ class _Job:
             record=self.plan.record,
             events_at_once=EVENTS_AT_ONCE,
         )
+        done = [Done(**json.loads(line)) for line in self._lines(task, schema)]
+        self._check_disk(done)
+        return {bucket: [one for one in done if one.bucket == bucket] for bucket in buckets}
+
+    def _lines(self, task: Task, schema: pa.Schema) -> list[str]:
+        """What the tasks say, one line each."""
+        context = self.spark.sparkContext
+        bundle = context.broadcast(_packed(self.bundle))
         try:
-            with _shown(context):
-                lines = self._spread(schema, parts).mapInArrow(task, LINE).collect()
+            events = self._spread(schema, task.parts)
+            return [
+                row["line"] for row in _awaited(context, events.mapInArrow(replace(task, bundle=bundle), LINE).collect)
+            ]
         except Exception as error:  # of Java, of Python on an executor, of py4j
             raise in_one_line(error) from None
         finally:
             bundle.destroy()
-        done = [Done(**json.loads(row["line"])) for row in lines]
-        self._check_disk(done)
-        return {bucket: [one for one in done if one.bucket == bucket] for bucket in buckets}
 
     def _footers(self) -> tuple[int, pa.Schema]:
         """Events of the files, and their schema."""
@@ -253,32 +257,27 @@ def _for_spark(path: Path) -> str:
     return "file://" + re.sub(r"([\[\]{}*?\\])", r"\\\1", str(path.absolute()))
 
 
-@contextmanager
-def _shown(context: Any) -> Iterator[None]:
-    """Draw a bar a stage while the block runs."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(context.statusTracker(), ended), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
+def _awaited(context: Any, work: Callable[[], list[Any]]) -> list[Any]:
+    """Do a job of Spark in a thread of its own, and draw a bar a stage meanwhile.
 
-
-def _watch(tracker: Any, ended: threading.Event) -> None:
+    Ctrl-C then meets a thread that is not talking to Java; pyspark's handler cancels the job, which ends the other.
+    """
     bars: dict[int, tuple[Bar, int]] = {}
-    with suppress(Exception):  # whatever is wrong with Spark is told elsewhere
-        while not ended.wait(0.3):
-            for stage in sorted(tracker.getActiveStageIds()):
-                info = tracker.getStageInfo(stage)
-                if info is None:
-                    continue
-                bar, seen = bars.get(stage) or (Bar(info.numTasks, "segments" if bars else "reading", "tasks"), 0)
-                bar.add(max(info.numCompletedTasks - seen, 0))
-                bars[stage] = bar, max(info.numCompletedTasks, seen)
-    for bar, _ in bars.values():
-        bar.end()
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(work)
+        try:
+            while wait([job], 0.3).not_done:
+                if sys.stderr.isatty():
+                    _draw(context.statusTracker(), bars)
+        finally:
+            for bar, _ in bars.values():
+                bar.end()
+        return job.result()
+
+
+def _draw(tracker: Any, bars: dict[int, tuple[Bar, int]]) -> None:
+    for stage in sorted(tracker.getActiveStageIds()):
+        if info := tracker.getStageInfo(stage):
+            bar, seen = bars.get(stage) or (Bar(info.numTasks, "segments" if bars else "reading", "tasks"), 0)
+            bar.add(max(info.numCompletedTasks - seen, 0))
+            bars[stage] = bar, max(info.numCompletedTasks, seen)

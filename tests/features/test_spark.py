@@ -2,36 +2,50 @@
 
 import contextlib
 import errno
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyspark
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketrank import engines
 from pocketrank.config import Project
+from pocketrank.encoding import Encoder
 from pocketrank.errors import BadBundle, BadEvents, BadInput, MissingExtra, SparkFailed, UsageError
 from pocketrank_features import spark_engine
 from pocketrank_features.batches import bucket_of
+from pocketrank_features.row_files import STATES
 from pocketrank_features.segment_job import Wish, segment
-from pocketrank_features.spark_engine import parts_for
+from pocketrank_features.spark_engine import _together, parts_for
 from pocketrank_features.spark_errors import in_one_line
 from pocketrank_features.spark_session import SparkWish, spark_session
-from pocketrank_features.spark_tasks import holds, part_of, whole_users
+from pocketrank_features.spark_tasks import Done, Task, holds, part_of, whole_users
 
 from ..bundles import write_bundle
 
 MASTER = "local-cluster[2,1,1024]"
+# A Java that is to end soon does better not to optimise.
+BRIEF = {
+    "spark.driver.memory": "1g",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+}
 START = datetime(2024, 1, 1, tzinfo=UTC)
 BUCKETS = 4
 ITEMS = [f"p-{n}" for n in range(50)]
@@ -52,7 +66,8 @@ KEYS = {"segments": ["user_id", "ordinal_last", "ordinal_first"], "users": ["use
 def log_of(users: Sequence[int | str], days: tuple[int, int], events: int, seed: int = 0) -> pa.Table:
     """Pauses and bursts, equal times, items and behaviours that the bundle does not know, in no order."""
     rng = np.random.default_rng([seed, *days])
-    second = rng.integers(days[0] * 86400, days[1] * 86400, events) // rng.choice([1, 600], events) * 600
+    unit = rng.choice([1, 600], events)
+    second = rng.integers(days[0] * 86400, days[1] * 86400, events) // unit * unit
     micros = rng.integers(0, 3, events)
     return pa.table(
         {
@@ -79,10 +94,43 @@ def put(root: Path, name: str, log: pa.Table) -> Project:
 
 
 def on_spark(spark: Any, project: Project, wish: Wish, partitions: int | None = None) -> dict[str, Any]:
-    """The job in a Spark that is there already, since starting one takes longer than all the rest."""
+    """The job in a Spark that is there already, since starting one takes longer than all the rest; in little pieces."""
     there = contextlib.nullcontext(spark)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spark_engine, "spark_session", lambda _: there)
+        patch.setattr(spark_engine, "EVENTS_AT_ONCE", 100)
+        patch.setitem(spark_engine.SETTINGS, "spark.sql.execution.arrow.maxRecordsPerBatch", "70")
+        return dict(segment(project, replace(wish, spark=SparkWish(partitions=partitions))).facts)
+
+
+def without_spark(project: Project, wish: Wish, partitions: int, seed: int = 0) -> dict[str, Any]:
+    """The job's tasks one after the other in this process; of some, an attempt gets lost on the way or at the end."""
+    rng = np.random.default_rng(seed)
+
+    def lines(job: Any, task: Task, schema: pa.Schema) -> list[str]:
+        graph = engines.load(job.bundle.folder, "encoder", task.engine)
+        encoder = Encoder(job.bundle, graph, job.bundle.sizes.encoder_batch)
+        said = []
+        for partition in rng.permutation(len(task.buckets) * task.parts).tolist():
+            place, part = divmod(partition, task.parts)
+            tables = [pq.ParquetFile(path).read(schema.names) for path in job.files[task.buckets[place]]]
+            events = pa.concat_tables([schema.empty_table(), *tables]).sort_by("user_id")
+            inside = [part_of(user, task.parts) == part for user in events["user_id"].to_pylist()]
+            batches = events.filter(pa.array(inside, pa.bool_())).to_batches(max_chunksize=7)
+            # One that is lost may also be the last to write: its executor was only thought to be dead.
+            attempts = rng.permutation([False, True, True]).tolist()[rng.integers(3) :]
+            attempts = attempts if True in attempts else [True]
+            done = [
+                task.work(batches if whole else batches[::2], partition, int(rng.integers(2**40)), encoder)
+                for whole in attempts
+            ]
+            said.append(json.dumps(asdict(done[attempts.index(True)])))
+        return said
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spark_engine, "spark_session", lambda _: contextlib.nullcontext())
+        patch.setattr(spark_engine, "EVENTS_AT_ONCE", 20)
+        patch.setattr(spark_engine._Job, "_lines", lines)
         return dict(segment(project, replace(wish, spark=SparkWish(partitions=partitions))).facts)
 
 
@@ -125,7 +173,7 @@ def thin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def spark(home: Path, thin: Path) -> Iterator[Any]:
-    settings = {"spark.executorEnv.PYTHONPATH": str(thin), "spark.driver.memory": "1g"}
+    settings = {**BRIEF, "spark.executorEnv.PYTHONPATH": str(thin)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_HOME", str(home))
         with spark_session(SparkWish(MASTER, settings)) as session:
@@ -166,29 +214,46 @@ def test_executors_of_these_tests_have_nothing_heavy(spark: Any) -> None:
 
 
 def test_runs_here_and_there_take_turns_and_lead_where_runs_here_do(tmp_path: Path, spark: Any) -> None:
-    merging = {"kind": "log", "levels": 2}
-    bundle = write_bundle(tmp_path / "bundle", ITEMS, lateness_s=3600, slots=6, compaction=merging)
-    users = [f"ü{n}" for n in range(120)]
+    bundle = write_bundle(tmp_path / "bundle", ITEMS, lateness_s=3600, slots=6, compaction={"kind": "log", "levels": 2})
     here, there = Project(tmp_path / "here", {}), Project(tmp_path / "there", {})
-    late = 0
     for run, partitions in enumerate([4, None, 12, 4]):
-        # Every run has late events of the days before, and users who sleep and wake.
-        some = users[run * 5 : run * 5 + 60]
-        log = pa.concat_tables(
-            [log_of(some, (4 * run, 4 * run + 4), 900), log_of(users, (3 * run, 3 * run + 2), 20, 1)]
-        )
         wish = Wish(bundle, START + timedelta(days=4 * run + 3.5))
+        log = days_of(run, 600)
         wanted = dict(segment(put(here.root, f"{run}", log), wish).facts)
         put(there.root, f"{run}", log)
         found = dict(segment(there, wish).facts) if partitions is None else on_spark(spark, there, wish, partitions)
         assert alike(found) == alike(wanted)
-        late += found["late_events"]
-    assert late > 10
-    assert_same_rows(here, there, "segments", "users")
-    assert rows_of(here, "late").equals(rows_of(there, "late"))
-    assert wanted["merged"] > 0
-    states = [path.name for path in there.rows_dir("segment_state_e1").glob("*.arrow")]
-    assert 0 < len(states) <= BUCKETS * (1 + 1 + 3 + 1)
+    assert found["merged"] > 0
+    assert found["late_events"] > 0
+    assert_same_rows(here, there, "segments", "users", "late")
+
+
+def days_of(run: int, events: int) -> pa.Table:
+    """What comes in on four days: of users who come and go, with late events of the days before."""
+    users = [f"ü{n}" for n in range(120)]
+    some = users[run * 5 : run * 5 + 40]
+    return pa.concat_tables(
+        [log_of(some, (4 * run, 4 * run + 4), events), log_of(users, (3 * run, 3 * run + 2), 60, 1)]
+    )
+
+
+@pytest.mark.parametrize("partitions", [[8] * 12, [4, 8, 12, None, 4, None, None, 16, 8, 1, 1, 12]])
+def test_states_go_on_in_any_number_of_parts_and_do_not_pile_up(tmp_path: Path, partitions: list[int | None]) -> None:
+    bundle = write_bundle(tmp_path / "bundle", ITEMS, lateness_s=3600, slots=6, compaction={"kind": "log", "levels": 2})
+    here, there = Project(tmp_path / "here", {}), Project(tmp_path / "there", {})
+    for run, number in enumerate(partitions):
+        wish = Wish(bundle, START + timedelta(days=4 * run + 3.5))
+        log = days_of(run, 200)
+        wanted = dict(segment(put(here.root, f"{run}", log), wish).facts)
+        put(there.root, f"{run}", log)
+        found = dict(segment(there, wish).facts) if number is None else without_spark(there, wish, number, run)
+        assert alike(found) == alike(wanted)
+        places = [there.rows_dir(f"{view}_e1") for view in ("segments", "users", "late")]
+        assert not [path for place in places for path in place.rglob("*") if path.suffix != ".parquet"]
+        states = [pa.ipc.open_file(path).read_all() for path in there.rows_dir("segment_state_e1").glob("*.arrow")]
+        users = pa.concat_tables(states)["user_id"]
+        assert len(users) <= 3 * pc.count_distinct(users).as_py()
+    assert_same_rows(here, there, "segments", "users", "late")
 
 
 def test_a_killed_executor_changes_nothing(tmp_path: Path, spark: Any, bundle: Path) -> None:
@@ -380,6 +445,14 @@ def test_a_file_of_states_is_opened_by_every_part_that_has_users_in_it(
     assert holds("000001-bucket-00.arrow", part_of(user, parts), parts)
 
 
+def test_a_file_of_states_stays_until_no_part_needs_it() -> None:
+    before = ["1-x.0-of-2.7.arrow", "1-x.1-of-2.8.arrow", "2-x.arrow"]
+    one, two = (Done("x", part, {STATES: f"3-x.{part}-of-2.9.arrow"}, {"events": 1}, part == 0) for part in (0, 1))
+    assert _together([one, two], before, []).states == [*before[1:], one.files[STATES], two.files[STATES]]
+    two = replace(two, is_renewed=True)
+    assert _together([one, two], before, []).states == [one.files[STATES], two.files[STATES]]
+
+
 def test_a_part_opens_no_other_parts_files() -> None:
     opened = [[holds(f"1.{other}-of-8.1.arrow", part, 4) for other in range(8)] for part in range(4)]
     assert opened == [[other % 4 == part for other in range(8)] for part in range(4)]
@@ -403,3 +476,92 @@ def test_the_number_of_parts_follows_events_states_and_cores() -> None:
     assert parts_for(10_000_000_000, 0, 8, 400) == 1024
     assert parts_for(0, 100 << 30, 8, 4) == 64
     assert parts_for(5_000_000, 0, 8, 40) == 16
+
+
+def command(project: Project, *options: str, **surroundings: str) -> "subprocess.Popen[str]":
+    """`pocketrank segment --engine spark`, as a user types it."""
+    settings = [word for name, value in BRIEF.items() for word in ("--spark-conf", f"{name}={value}")]
+    words = [
+        "segment",
+        "--engine",
+        "spark",
+        "--as-of",
+        "2024-01-21",
+        "--project",
+        str(project.root),
+        *settings,
+        *options,
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pocketrank", *words],
+        env={**os.environ, **surroundings},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Project:
+    (tmp_path / "pocketrank.toml").touch()
+    write_bundle(tmp_path / "bundle", ITEMS, lateness_s=3600)
+    return put(tmp_path, "a", log_of(range(400), (0, 21), 12_000))
+
+
+def test_the_command_says_its_facts_and_nothing_of_spark(tmp_path: Path, shop: Project) -> None:
+    log = tmp_path / "logs" / "spark.log"
+    process = command(shop, "--master", "local[2]", "--partitions", "8", "--json", "--spark-log", str(log))
+    said, complaints = process.communicate(timeout=200)
+    assert (process.returncode, complaints) == (0, "")
+    (line,) = said.splitlines()
+    here = put(tmp_path / "here", "a", log_of(range(400), (0, 21), 12_000))
+    assert alike(json.loads(line)) == alike(
+        dict(segment(here, Wish(shop.bundle_dir, START + timedelta(days=20))).facts)
+    )
+    assert_same_rows(shop, here)
+    assert log.stat().st_size > 0
+    left = {path.name for path in tmp_path.iterdir()} - {"pocketrank.toml", "bundle", "data", "logs", "here"}
+    assert left == set()
+
+
+def test_ctrl_c_ends_the_job_and_leaves_nothing_half_written(shop: Project) -> None:
+    process = command(shop, "--master", "local[2]", "--partitions", "256")
+    run = shop.rows_dir("segment_state_e1") / "run"
+    while not list(run.glob("segments/*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, complaints = process.communicate(timeout=100)
+    assert (process.returncode, said) == (130, "")
+    assert complaints == "pocketrank: interrupted; run `pocketrank segment` again to go on\n"
+    assert not run.exists()
+    assert sorted(path.name for path in (shop.root / "data").iterdir()) == ["events", "segment_state_e1"]
+    assert segment(shop, Wish(as_of=START + timedelta(days=20))).facts["segments"] > 50
+
+
+@pytest.mark.parametrize(
+    ("options", "surroundings", "line"),
+    [
+        ([], {"JAVA_HOME": "/nowhere"}, "UsageError: JAVA_HOME is /nowhere, where no bin/java is; set it to a Java"),
+        ([], {"JAVA_HOME": "", "PATH": "/nowhere"}, "UsageError: Spark needs Java, and there is none here; install"),
+        ([], {"SPARK_REMOTE": "sc://x"}, "UsageError: SPARK_REMOTE is set, but Spark Connect cannot run this job"),
+        (
+            [],
+            {"PYTHONPATH": "without pyspark"},
+            "`segment` needs pyspark; install it with: pip install 'pocketrank[spark]'",
+        ),
+        (["--master", "spork"], {}, "UsageError: --master spork: no such kind of master; known are local[N]"),
+    ],
+)
+def test_what_keeps_spark_from_starting_is_one_line(
+    tmp_path: Path, shop: Project, options: list[str], surroundings: dict[str, str], line: str
+) -> None:
+    if "PYTHONPATH" in surroundings:
+        (tmp_path / "pyspark.py").write_text("raise ModuleNotFoundError('gone', name='pyspark')\n")
+        surroundings = {"PYTHONPATH": str(tmp_path)}
+    process = command(shop, *options, **surroundings)
+    said, complaints = process.communicate(timeout=100)
+    assert (process.returncode, said) == (2, "")
+    assert complaints.startswith(f"pocketrank: {line}")
+    assert len(complaints.splitlines()) == 1
+    assert not (shop.rows_dir("segment_state_e1") / "run").exists()
