@@ -123,6 +123,24 @@ def test_a_phone_comes_to_what_the_server_comes_to(tmp_path: Path, policy: Any, 
     assert grew >= 3
 
 
+def test_a_phone_knows_the_pace_of_events_that_only_the_server_saw(tmp_path: Path) -> None:
+    """A minute between events makes half an hour a long pause, and the pack says that it was a minute."""
+    folder = write_bundle(tmp_path / "bundle", IDS, policy=policy_settings(POLICIES[-1]), slots=SLOTS)
+    log = history(0, 11)
+    for number, row in enumerate(log):
+        row["timestamp"] = START + (60 * number + (1740 if number > 8 else 0)) * US
+    project = Project(tmp_path, {})
+    deliver(project, "a", log)
+    bundle = Bundle.open(folder)
+    synced(project, bundle, log[8]["timestamp"] + US).save(tmp_path / "early")
+    late = synced(project, bundle, START + 10**6 * US)
+    assert late.n_events.tolist() == [4, 4, 1, 2]
+    with Ranker.open(folder, pack=tmp_path / "early") as ranker:
+        for row in log[8:]:
+            ranker.observe(row["item_id"], row["behavior"], row["score"], from_us(row["timestamp"]))
+        assert ranker._now(START + 10**6 * US).situation.closed.n_events.tolist() == [4, 4, 1, 2]
+
+
 @pytest.mark.parametrize("compaction", COMPACTIONS, ids=["ring", "log"])
 def test_rows_with_int8_vectors_make_the_same_packs(tmp_path: Path, compaction: dict[str, Any]) -> None:
     bundle = Bundle.open(write_bundle(tmp_path / "bundle", IDS, slots=SLOTS, compaction=compaction))

@@ -108,10 +108,11 @@ def newest_of_each(steps: list[Advanced]) -> dict[int, dict[str, Any]]:
     return {row["user_id"]: row for step in steps for row in step.users.to_pylist()}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-@given(EVENTS, st.lists(st.integers(0, 200_000), min_size=1, max_size=5), st.integers(0, 9))
+@pytest.mark.parametrize("which", range(len(POLICIES) * len(COMPACTIONS)))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(EVENTS, st.lists(st.integers(0, 200_000), min_size=1, max_size=5))
 def test_step_by_step_gives_the_bytes_of_all_at_once(
-    encoders: list[Encoder], steps: list[tuple], cuts: list[int], which: int
+    encoders: list[Encoder], which: int, steps: list[tuple], cuts: list[int]
 ) -> None:
     encoder, log = encoders[which], log_of(steps)
     ends = sorted({START + cut * US for cut in cuts} | {START + 300_000 * US})
@@ -139,6 +140,39 @@ def test_rows_of_a_slot_never_tie(encoders: list[Encoder]) -> None:
         keys = [(row["slot"], row["created"]) for row in rows]
         assert len(keys) == len(set(keys))
         assert [row["created"] for row in rows] == sorted(row["created"] for row in rows)
+
+
+def test_what_closes_at_one_time_in_two_runs_differs_and_adds_up(encoders: list[Encoder]) -> None:
+    """Ten full segments and one event at a time, four a microsecond later: between the two a run, or none."""
+    log = log_of([(1, 0, 1, 0, 1.0, 0)] * 45)
+    for row in log[41:]:
+        row["timestamp"] += 1
+    for encoder in encoders[:2]:
+        later = START + 10**6 * US
+        (whole,), states = run(encoder, [(later, log)])
+        parts, reached = run(encoder, [(START + 1, log[:41]), (later, log[41:])])
+        assert [part.counts.segments for part in parts] == [10, 2]
+        assert in_one_table([part.segments for part in parts]).equals(in_one_table([whole.segments]))
+        assert reached.equals(states)
+        created = parts[1].segments["created"].cast(pa.int64()).to_pylist()
+        assert min(created) == START + 10
+    log = log_of([(1, 0, 1, 0, 1.0, 0)] * 5)  # four close at once, the fifth by the clock: all at one time
+    (first, second), _ = run(encoders[0], [(START + 1, log), (START + 10**6 * US, [])])
+    counts = [step.users.to_pylist()[0]["through_count"] for step in (first, second)]
+    assert counts == [4, 5]
+
+
+def test_adaptive_goes_on_with_the_pace_from_before(encoders: list[Encoder]) -> None:
+    """A minute between events makes a pause of half an hour long; without the events before, it would be short."""
+    adaptive = encoders[2 * POLICIES.index(POLICIES[-1])]
+    log = log_of([(1, 60, 1, 0, 1.0, 0)] * 9 + [(1, 1799, 2, 0, 1.0, 0), (1, 60, 3, 0, 1.0, 0)])
+    cut = log[9]["timestamp"] - 1000 * US
+    (first, second), states = run(adaptive, [(cut, log[:9]), (START + 10**6 * US, log[9:])])
+    (whole,), reached = run(adaptive, [(START + 10**6 * US, log)])
+    assert [row["n_events"] for row in whole.segments.to_pylist()] == [4, 4, 1, 2]
+    assert in_one_table([first.segments, second.segments]).equals(in_one_table([whole.segments]))
+    assert first.users.to_pylist()[0]["recent_us"] == [row["timestamp"] for row in log[6:9]]
+    assert reached.equals(states)
 
 
 def test_an_event_from_before_the_last_run_is_late_and_changes_nothing(encoders: list[Encoder]) -> None:

@@ -1,5 +1,6 @@
 """Day by day, late, killed, rebuilt: the segment job over many runs."""
 
+import contextlib
 import errno
 import json
 import os
@@ -139,6 +140,19 @@ def test_one_log_at_many_times_gives_the_rows_of_once(tmp_path: Path, bundle: Bu
         run(often, bundle, START + timedelta(days=day))
     assert rows_of(often, "segments").equals(rows_of(once, "segments"))
     assert newest(often) == newest(once)
+
+
+def test_states_stay_in_proportion_to_users(tmp_path: Path) -> None:
+    bundle = Bundle.open(write_bundle(tmp_path / "bundle", IDS))
+    log = random_log(events=600)
+    for number in range(30):
+        project = deliver(tmp_path, f"b{number:02d}", log[20 * number : 20 * number + 20])
+        with contextlib.suppress(NotReady):  # nothing closed yet
+            run(project, bundle, log[20 * number + 19]["timestamp"])
+    files = list(project.rows_dir("segment_state_e1").glob("*.arrow"))
+    rows = sum(pa.ipc.open_file(file).read_all().num_rows for file in files)
+    assert len(files) <= 3 * state_files.MOST_FILES
+    assert rows <= 3 * 9
 
 
 def test_a_run_reads_the_new_files_and_no_old_one(
