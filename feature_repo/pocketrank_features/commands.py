@@ -122,7 +122,7 @@ def _segment(arguments: argparse.Namespace) -> Report:
 
     project = Project.open(arguments.project)
     if arguments.explain_policy:
-        from pocketrank_features.explain import explain  # noqa: PLC0415
+        from pocketrank_features.explain_policy import explain  # noqa: PLC0415
 
         return explain(project, arguments.picture, skip_bad_files=arguments.skip_bad_files)
     from pocketrank_features.segment_job import Wish, segment  # noqa: PLC0415

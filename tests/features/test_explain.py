@@ -20,12 +20,13 @@ from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.errors import BadEvents, NotReady
 from pocketrank.segments import Open, Policy, policy_from
-from pocketrank_features import event_files, policies_picture, samples
+from pocketrank_features import event_files
 from pocketrank_features.batches import bucket_of
-from pocketrank_features.durations import lasting
-from pocketrank_features.explain import PICTURE, explain
-from pocketrank_features.samples import read_sample
-from pocketrank_features.verdicts import percent
+from pocketrank_features.explain_policy import PICTURE, explain, samples
+from pocketrank_features.explain_policy import picture as policies_picture
+from pocketrank_features.explain_policy.durations import lasting
+from pocketrank_features.explain_policy.samples import read_sample
+from pocketrank_features.explain_policy.verdicts import percent
 
 START_US, S = 1_700_000_000_000_000, 1_000_000
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -390,7 +391,7 @@ def test_without_matplotlib_the_table_is_there_and_a_picture_asked_for_is_not(
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "pocketrank_features.policies_picture", raising=False)
+    monkeypatch.delitem(sys.modules, "pocketrank_features.explain_policy.picture", raising=False)
     report = explain(project)
     assert report.facts["picture"] is None
     assert "picture  none: it needs matplotlib; pip install 'pocketrank[demo]'" in str(report)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pocketrank.config import SegmentsConfig
-from pocketrank_features.durations import lasting
-from pocketrank_features.outcomes import Outcome
-from pocketrank_features.verdicts import FULL, LIVE, ONES, Bounds, percent
+from pocketrank_features.explain_policy.durations import lasting
+from pocketrank_features.explain_policy.outcomes import Outcome
+from pocketrank_features.explain_policy.verdicts import FULL, LIVE, ONES, Bounds, percent
 
 LABEL_AT_MOST = 42
 OWN, OTHER = "> ", "  "

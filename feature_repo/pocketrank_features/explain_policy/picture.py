@@ -19,11 +19,11 @@ from pocketrank.config import SegmentsConfig
 from pocketrank.groups import BoolArray, Int64Array
 from pocketrank.segments import MICROSECONDS
 from pocketrank.times import from_us as moment_of
-from pocketrank_features.candidates import Candidate
-from pocketrank_features.durations import lasting
-from pocketrank_features.outcome_table import clipped
-from pocketrank_features.outcomes import DAY_US, Cut, cut
-from pocketrank_features.samples import Sample, counted
+from pocketrank_features.explain_policy.candidates import Candidate
+from pocketrank_features.explain_policy.durations import lasting
+from pocketrank_features.explain_policy.outcomes import DAY_US, Cut, cut
+from pocketrank_features.explain_policy.samples import Sample, counted
+from pocketrank_features.explain_policy.table import clipped
 
 COLORS = {
     "session_gap": "#2a7f62",

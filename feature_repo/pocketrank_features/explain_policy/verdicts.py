@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from pocketrank.config import SegmentsConfig
 from pocketrank.segments import Policy, SessionGap, missing_behaviors
-from pocketrank_features.candidates import Plateau
-from pocketrank_features.durations import lasting
-from pocketrank_features.outcomes import Outcome, Spread, outcome
-from pocketrank_features.samples import Sample, counted
+from pocketrank_features.explain_policy.candidates import Plateau
+from pocketrank_features.explain_policy.durations import lasting
+from pocketrank_features.explain_policy.outcomes import Outcome, Spread, outcome
+from pocketrank_features.explain_policy.samples import Sample, counted
 
 FULL, ONES, LIVE = 0.25, 0.3, 0.1  # shares above which they are conspicuous
 REACH = 0.5  # of a history, below which it is

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pocketrank.config import SegmentsConfig
 from pocketrank.groups import Int64Array, starts
 from pocketrank.segments import MICROSECONDS, BoolArray, Policy, Segments, milestones, policy_settings
-from pocketrank_features.candidates import Candidate
-from pocketrank_features.samples import Sample
+from pocketrank_features.explain_policy.candidates import Candidate
+from pocketrank_features.explain_policy.samples import Sample
 
 DAY_US = 86400 * MICROSECONDS
 

@@ -22,7 +22,7 @@ from pocketrank.segments import (
     Policy,
     SessionGap,
 )
-from pocketrank_features.samples import Sample
+from pocketrank_features.explain_policy.samples import Sample
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 LADDER_S = (10, MINUTE, 5 * MINUTE, 30 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 30 * DAY, 365 * DAY)

@@ -15,12 +15,12 @@ from pocketrank.command import Report, progress
 from pocketrank.config import Project, SegmentsConfig
 from pocketrank.segments import MICROSECONDS
 from pocketrank.times import from_us
-from pocketrank_features.candidates import Candidate, candidates, plateau
-from pocketrank_features.durations import lasting
-from pocketrank_features.outcome_table import legend, table
-from pocketrank_features.outcomes import Outcome, Spread, history_us, outcome
-from pocketrank_features.samples import Sample, read_sample
-from pocketrank_features.verdicts import Bounds, about_gaps, verdicts
+from pocketrank_features.explain_policy.candidates import Candidate, candidates, plateau
+from pocketrank_features.explain_policy.durations import lasting
+from pocketrank_features.explain_policy.outcomes import Outcome, Spread, history_us, outcome
+from pocketrank_features.explain_policy.samples import Sample, read_sample
+from pocketrank_features.explain_policy.table import legend, table
+from pocketrank_features.explain_policy.verdicts import Bounds, about_gaps, verdicts
 
 PICTURE = "policies.png"
 
@@ -42,7 +42,7 @@ def explain(project: Project, picture: Path | None = None, *, skip_bad_files: bo
     if picture is None and importlib.util.find_spec("matplotlib") is not None:
         path = project.root / PICTURE
     if path is not None:
-        from pocketrank_features.policies_picture import draw  # noqa: PLC0415
+        from pocketrank_features.explain_policy.picture import draw  # noqa: PLC0415
     settings = project.segments
     sample = read_sample(project.events_dir, skip_bad_files=skip_bad_files)
     every = candidates(sample, settings)
