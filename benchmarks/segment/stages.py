@@ -33,6 +33,7 @@ from pocketrank_features.segment_job import Wish, segment
 
 Facts = dict[str, Any]
 CORES = 2
+DAYS = 5
 
 
 def run_job(project: Project, bundle: Path, as_of: datetime, *, encode: bool = True) -> Facts:
@@ -115,15 +116,19 @@ def check(log: Log, bundle: Bundle, work: Path) -> Facts:
 
 
 def incremental(log: Log, bundle: Bundle, work: Path) -> Facts:
-    """The year with encoding, then the day after it, one after the other in one process."""
+    """The year with encoding, then the day after it, in one process; the day again from copies, as it is short."""
     engines.load(bundle.folder, "encoder")
     with tempfile.TemporaryDirectory(dir=work) as root:
-        project = _project(Path(root), log)
+        project = _project(Path(root) / "year", log)
         full = _timed(lambda: run_job(project, bundle.folder, log.end_of_year))
-        data.link(log.day, project.root)
+        days: list[float] = []
         said: Facts = {}
-        day = _timed(lambda: said.update(run_job(project, bundle.folder, log.end_of_day)))
-    facts = {"incremental_full_s": full, "incremental_day_s": day, "incremental_events": log.events}
+        for number in range(DAYS):
+            copy = Path(shutil.copytree(project.root, Path(root) / str(number), copy_function=os.link))
+            data.link(log.day, copy)
+            again = Project.open(copy)
+            days.append(_timed(lambda again=again: said.update(run_job(again, bundle.folder, log.end_of_day))))
+    facts = {"incremental_full_s": full, "incremental_day_s": statistics.median(days), "incremental_events": log.events}
     return {**facts, "incremental_day_events": said["events"], "incremental_day_segments": said["segments"]}
 
 
