@@ -17,22 +17,13 @@ from pocketrank_features.advance import Advanced, Counts, Frame, advance
 from pocketrank_features.states import state_schema
 
 from ..bundles import write_bundle
+from ..events import SCHEMA
 
 US = 1_000_000
 START = 1_700_000_000 * US
 NEVER = -(2**62)
 IDS = [f"p-{n}" for n in range(8)]
 KINDS = ("view", "buy", "dream")
-SCHEMA = pa.schema(
-    [
-        ("user_id", pa.int64()),
-        ("item_id", pa.string()),
-        ("behavior", pa.string()),
-        ("timestamp", pa.timestamp("us", "UTC")),
-        ("score", pa.float32()),
-        ("arrival", pa.int64()),
-    ]
-)
 POLICIES = [
     SessionGap(1800, 4),
     FixedWindow(3600, 4),

@@ -28,18 +28,10 @@ from pocketrank_features.explain_policy.durations import lasting
 from pocketrank_features.explain_policy.samples import read_sample
 from pocketrank_features.explain_policy.verdicts import percent
 
+from ..events import SCHEMA
+
 START_US, S = 1_700_000_000_000_000, 1_000_000
 MINUTE, HOUR, DAY = 60, 3600, 86400
-SCHEMA = pa.schema(
-    [
-        ("user_id", pa.int64()),
-        ("item_id", pa.string()),
-        ("behavior", pa.string()),
-        ("timestamp", pa.timestamp("us", "UTC")),
-        ("score", pa.float32()),
-        ("arrival", pa.int64()),
-    ]
-)
 Event = tuple[int, float, str]  # user, seconds after the start, behaviour
 
 

@@ -29,20 +29,11 @@ from pocketrank_features.batches import bucket_of
 from pocketrank_features.segment_job import Wish, segment
 
 from ..bundles import edit_manifest, write_bundle
+from ..events import SCHEMA
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(days=60)
 IDS = [f"p-{n}" for n in range(8)]
-SCHEMA = pa.schema(
-    [
-        ("user_id", pa.int64()),
-        ("item_id", pa.string()),
-        ("behavior", pa.string()),
-        ("timestamp", pa.timestamp("us", "UTC")),
-        ("score", pa.float32()),
-        ("arrival", pa.int64()),
-    ]
-)
 Row = dict[str, Any]
 LOG = {"kind": "log", "levels": 2}
 

@@ -29,21 +29,12 @@ from pocketrank_features.segment_job import Wish
 from pocketrank_features.segment_job import segment as run_job
 
 from ..bundles import write_bundle
+from ..events import SCHEMA
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(days=30)
 IDS = [f"p-{n}" for n in range(8)]
-EVENT_SCHEMA = pa.schema(
-    [
-        ("user_id", pa.int64()),
-        ("item_id", pa.string()),
-        ("behavior", pa.string()),
-        ("timestamp", pa.timestamp("us", "UTC")),
-        ("score", pa.float32()),
-        ("arrival", pa.int64()),
-    ]
-)
 Row = dict[str, Any]
 
 
@@ -65,7 +56,7 @@ def event(user: int, minute: float, item: str = "p-1", behavior: str = "view", s
     }
 
 
-def write_log(root: Path, log: list[Row], buckets: int = 4, schema: pa.Schema = EVENT_SCHEMA) -> Project:
+def write_log(root: Path, log: list[Row], buckets: int = 4, schema: pa.Schema = SCHEMA) -> Project:
     """Events as `ingest` leaves them, in two batches, and not in order within a file."""
     rows = [{**row, "arrival": arrival} for arrival, row in enumerate(log)]
     for half, batch in (("a", rows[::2]), ("b", rows[1::2])):
@@ -296,7 +287,7 @@ def test_the_order_of_rows_in_the_files_changes_no_byte(tmp_path: Path, bundle: 
         order = np.random.default_rng(seed).permutation(len(log))
         # Without arrival numbers the item decides: what is alike in all that is compared is alike in all that is told.
         rows = [log[place] if arrival else {**log[place], "behavior": "view", "score": 1.0} for place in order]
-        pq.write_table(pa.Table.from_pylist(rows, EVENT_SCHEMA), path)
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
         segment(project, bundle.folder, LATER)
         found.append({view: everything(project.rows_dir(f"{view}_e1")) for view in ("segments", "users", "items")})
         ids = [(row["user_id"], row["ordinal_first"]) for row in read(project, "segments")]
@@ -397,7 +388,7 @@ def test_items_have_the_bundles_vectors(tmp_path: Path, bundle: Bundle) -> None:
 
 def test_ids_keep_their_types(tmp_path: Path) -> None:
     write_bundle(tmp_path / "bundle", [30, 10, 20])
-    schema = EVENT_SCHEMA.set(0, pa.field("user_id", pa.string())).set(1, pa.field("item_id", pa.int64()))
+    schema = SCHEMA.set(0, pa.field("user_id", pa.string())).set(1, pa.field("item_id", pa.int64()))
     log = [{**event(0, minute), "user_id": f"ü{minute}", "item_id": 10} for minute in range(3)]
     project = write_log(tmp_path, log, schema=schema)
     segment(project, as_of=LATER)
