@@ -44,11 +44,11 @@ def run_job(project: Project, bundle: Path, as_of: datetime, *, encode: bool = T
 
 
 class _NoEncoder(Encoder):
-    """Vectors of zeros, for nothing."""
+    """Vectors of no width, for nothing."""
 
     def encode(self, events: Events, first: Any, end: Any) -> tuple[Int8Array, FloatArray]:
         sizes = self.bundle.sizes
-        return np.zeros((len(first), sizes.K, sizes.D), np.int8), np.ones((len(first), sizes.K), np.float32)
+        return np.zeros((len(first), sizes.K, 0), np.int8), np.ones((len(first), sizes.K), np.float32)
 
 
 def kernel(log: Log, bundle: Bundle, work: Path) -> Facts:

@@ -6,6 +6,7 @@ Ids become numbers column by column: the distinct values are mapped, never the e
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from pocketrank.bundle import Bundle, Int64Array
 from pocketrank.encoding import Events
 from pocketrank.errors import BadEvents
+from pocketrank.groups import begins
 from pocketrank_features.batches import BUCKET_PATTERN
 
 MOMENT = pa.timestamp("us", "UTC")
@@ -90,8 +92,7 @@ def histories_from(table: pa.Table, bundle: Bundle, also: pa.ChunkedArray | None
     items, item = _ranked(table["item_id"])
     behaviors, behavior = _ranked(table["behavior"])
     time_us, arrival = table["timestamp"].cast(pa.int64()).to_numpy(), table["arrival"].to_numpy()
-    row = bundle.items.row
-    rows = np.array([row.get(value, -1) for value in items.to_pylist()], np.int64)[item]
+    rows = _vocabulary_rows(items, bundle)[item]
     events = Events(
         rows,
         bundle.behavior_ids(behaviors.to_pylist())[behavior],
@@ -103,6 +104,19 @@ def histories_from(table: pa.Table, bundle: Bundle, also: pa.ChunkedArray | None
     # `ingest` numbers every row of every log once; the item decides where another writer did not.
     order = np.lexsort((item, arrival, time_us, user))
     return Histories(users, user[order], events.part(order), arrival[order])
+
+
+def _vocabulary_rows(items: pa.Array, bundle: Bundle) -> Int64Array:
+    """(N,) row of each item in the bundle's vocabulary, -1 for one that it lacks."""
+    found: Int64Array = pc.index_in(items, _vocabulary(bundle, items.type)).fill_null(-1).to_numpy().astype(np.int64)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(bundle: Bundle, kind: pa.DataType) -> pa.Array:
+    """The item ids, null in the place of one of another type: a number is never the same item as a string."""
+    wanted = int if pa.types.is_integer(kind) else str
+    return pa.array([item if isinstance(item, wanted) else None for item in bundle.items.ids], kind)
 
 
 def _in_order(user: Int64Array, time_us: Int64Array, arrival: Int64Array) -> bool:
@@ -117,6 +131,11 @@ def _in_order(user: Int64Array, time_us: Int64Array, arrival: Int64Array) -> boo
 
 def _ranked(column: pa.ChunkedArray) -> tuple[pa.Array, Int64Array]:
     """Distinct values ascending, and the place of each row's value among them."""
+    if pa.types.is_integer(column.type):
+        values = column.to_numpy()
+        if (values[1:] >= values[:-1]).all():  # as users are in one batch's file: no need to look each up
+            new = begins(values)
+            return pa.array(values[new]), np.cumsum(new) - 1
     encoded = column.dictionary_encode().combine_chunks()
     order = pc.sort_indices(encoded.dictionary)
     place = np.empty(len(order), np.int64)
