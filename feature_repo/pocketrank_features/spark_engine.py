@@ -85,7 +85,8 @@ def run_in(
 ) -> None:
     """The same in a Spark that is there; it is left as it was found."""
     left = sorted((plan.new.keys() | plan.states.keys()) - place.done().keys())
-    files = {bucket: [project.events_dir / bucket / name for name in plan.new.get(bucket, [])] for bucket in left}
+    events_dir = project.events_dir.absolute()  # an executor is at home in another folder
+    files = {bucket: [events_dir / bucket / name for name in plan.new.get(bucket, [])] for bucket in left}
     skipped: dict[str, list[str]] = {bucket: [] for bucket in left}
     while left:
         try:
@@ -119,7 +120,10 @@ class _Job:
         """What the tasks came to, by bucket."""
         buckets = list(self.files)
         events, schema = self._footers()
-        states = {bucket: self.place.states(self.plan.states.get(bucket, [])) for bucket in buckets}
+        states = {
+            bucket: [path.absolute() for path in self.place.states(self.plan.states.get(bucket, []))]
+            for bucket in buckets
+        }
         parts = self._parts(events, states)
         task = Task(
             buckets=buckets,

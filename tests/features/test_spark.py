@@ -173,7 +173,8 @@ def thin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def spark(home: Path, thin: Path) -> Iterator[Any]:
-    settings = {**BRIEF, "spark.executorEnv.PYTHONPATH": str(thin)}
+    found_at = os.pathsep.join(filter(None, [str(thin), os.environ.get("PYTHONPATH")]))
+    settings = {**BRIEF, "spark.executorEnv.PYTHONPATH": found_at}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_HOME", str(home))
         with spark_session(SparkWish(MASTER, settings)) as session:
@@ -213,9 +214,12 @@ def test_executors_of_these_tests_have_nothing_heavy(spark: Any) -> None:
     assert {row["line"] for row in lines} == {",".join(HEAVY)}
 
 
-def test_runs_here_and_there_take_turns_and_lead_where_runs_here_do(tmp_path: Path, spark: Any) -> None:
+def test_runs_here_and_there_take_turns_and_lead_where_runs_here_do(
+    tmp_path: Path, spark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no executor is
     bundle = write_bundle(tmp_path / "bundle", ITEMS, lateness_s=3600, slots=6, compaction={"kind": "log", "levels": 2})
-    here, there = Project(tmp_path / "here", {}), Project(tmp_path / "there", {})
+    here, there = Project(Path("here"), {}), Project(Path("there"), {})
     for run, partitions in enumerate([4, None, 12, 4]):
         wish = Wish(bundle, START + timedelta(days=4 * run + 3.5))
         log = days_of(run, 600)
@@ -225,6 +229,11 @@ def test_runs_here_and_there_take_turns_and_lead_where_runs_here_do(tmp_path: Pa
         assert alike(found) == alike(wanted)
     assert found["merged"] > 0
     assert found["late_events"] > 0
+    # Nothing came in, and the clock closes what was open.
+    wish = replace(wish, as_of=START + timedelta(days=30))
+    assert alike(on_spark(spark, there, wish)) == alike(wanted := dict(segment(here, wish).facts))
+    assert (wanted["events"], wanted["live_events"]) == (0, 0)
+    assert wanted["segments"] > 0
     assert_same_rows(here, there, "segments", "users", "late")
 
 
@@ -311,7 +320,9 @@ def executors(driver: int) -> list[int]:
     return [pid for pid in found if is_below(pid)]
 
 
-def test_a_bad_file_is_named_in_one_line_or_left_out(tmp_path: Path, spark: Any, bundle: Path) -> None:
+def test_a_bad_file_is_named_in_one_line_or_left_out(
+    tmp_path: Path, spark: Any, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wish = Wish(bundle, START + timedelta(days=20))
     log, more = log_of(range(60), (0, 10), 3000), log_of(range(60), (10, 20), 3000)
     here, there = (put(put(tmp_path / name, "a", log).root, "b", more) for name in ("here", "there [1]"))
@@ -328,7 +339,8 @@ def test_a_bad_file_is_named_in_one_line_or_left_out(tmp_path: Path, spark: Any,
     assert len(said.splitlines()) == 1
     assert not (there.rows_dir("segment_state_e1") / "run").exists()
     assert not there.rows_dir("segments_e1").exists()
-    wish = replace(wish, skip_bad_files=True)
+    monkeypatch.chdir(tmp_path)
+    wish, there = replace(wish, skip_bad_files=True), Project(Path("there [1]"), {})
     found, wanted = on_spark(spark, there, wish), dict(segment(here, wish).facts)
     assert alike(found) == alike(wanted)
     assert found["skipped_files"] == ["bucket=01/b.parquet"] or found["skipped_files"] == ["b.parquet"]
