@@ -4,6 +4,7 @@
 once; what comes of it is the same.
 """
 
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -39,16 +40,16 @@ class EventFile:
         """
         self.path = path
         try:
-            self._file = pq.ParquetFile(path)
-            self._check_types(self._file.schema_arrow)
-            footer = self._file.metadata
+            with pq.ParquetFile(path) as file:  # closed again: there may be more files than a process may hold open
+                found, footer = file.schema_arrow, file.metadata
+            self._check_types(found)
             self.num_rows: int = footer.num_rows
             groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
             place = footer.schema.names.index("user_id")
             known = [group.column(place).statistics for group in groups if group.num_rows]
         except (OSError, ValueError, KeyError) as error:  # pyarrow's own errors are of these kinds
             raise self._damaged(error) from None
-        self.schema = pa.schema([self._file.schema_arrow.field(name) for name in COLUMNS])
+        self.schema = pa.schema([found.field(name) for name in COLUMNS])
         self.spans: list[tuple[Any, Any, int]] = []
         self._parts = [[number] for number, group in enumerate(groups) if group.num_rows]
         if all(span is not None and span.has_min_max for span in known):
@@ -82,7 +83,8 @@ class EventFile:
 
     def _table(self, groups: list[int]) -> pa.Table:
         try:
-            table = self._file.read_row_groups(groups, columns=COLUMNS).select(COLUMNS)
+            with pq.ParquetFile(self.path) as file:
+                table = file.read_row_groups(groups, columns=COLUMNS).select(COLUMNS)
         except (OSError, ValueError) as error:
             raise self._damaged(error) from None
         times = pc.min_max(table["timestamp"].cast(pa.int64())).as_py()
@@ -101,7 +103,9 @@ class EventFile:
                 kinds = " or ".join(map(str, wanted))
                 raise ValueError(f"column {name} is {schema.field(name).type}, wanted {kinds}")
 
-    def _damaged(self, error: Exception) -> BadEvents:
+    def _damaged(self, error: Exception) -> Exception:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            return error  # the machine's fault, such as a disk that fails, and not the file's
         said = " ".join(str(error).split())[:200]
         return BadEvents(
             f"{self.path}: cannot be read ({said}); go on without it with --skip-bad-files, "

@@ -4,6 +4,8 @@ A bucket holds every event of its users, so no history spans two, and a job need
 Ids become numbers column by column: the distinct values are mapped, never the events one by one.
 """
 
+import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,9 +75,15 @@ def read_events(files: Iterable[Path], before_us: int) -> pa.Table:
     return pa.concat_tables([table.filter(pc.less(table["timestamp"], before)) for table in tables])
 
 
-def first_event_us(files: Iterable[Path]) -> int:
-    """Time of the oldest event of some files, microseconds since 1970."""
-    return min(int(_read(path, ["timestamp"])["timestamp"].cast(pa.int64()).to_numpy().min()) for path in files)
+def first_event_us(events_dir: Path) -> int:
+    """Time of the oldest event, microseconds since 1970, of the files that can be read; now where there is none."""
+    times = [int(time.time() * 1_000_000)]
+    for files in bucket_files(events_dir).values():
+        for path in files:
+            with contextlib.suppress(BadEvents):
+                found = pc.min(_read(path, ["timestamp"])["timestamp"].cast(pa.int64())).as_py()
+                times += [found] if found is not None else []
+    return min(times)
 
 
 def histories_from(table: pa.Table, bundle: Bundle, also: pa.ChunkedArray | None = None) -> Histories:

@@ -45,7 +45,7 @@ KINDS = (
             "score_sum": (Float32, "sum of their scores: the segment's weight"),
             "behavior_counts": (Array(Int64), "events of each behaviour"),
             "top_items": (Array(Int64), "vocabulary rows of the heaviest items, -1 where there are fewer"),
-            "vectors": (Array(Float32), "K vectors of D floats, exactly dequantised int8; or bytes, those int8 and K scales"),
+            "vectors": (Array(Float32), "K vectors of D floats, dequantised int8; or bytes: the int8, and K scales"),
         },
     ),
     Kind(

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +23,14 @@ from pocketrank.command import Bar
 from pocketrank.config import Project
 from pocketrank.encoding import Encoder
 from pocketrank.errors import BadEvents
+from pocketrank.groups import BoolArray, Int64Array
 from pocketrank_features.advance import Counts, advance
 from pocketrank_features.event_files import EventFile, read_in_pieces
 from pocketrank_features.row_files import STATES, RowFiles
 from pocketrank_features.runs import BucketDone, Plan, Workplace
 from pocketrank_features.state_files import BucketStates
 
-USERS_AT_ONCE = 100_000
+STATE_BYTES_AT_ONCE = 64 << 20
 
 
 def run_locally(project: Project, place: Workplace, plan: Plan, bundle: Bundle, skip_bad_files: bool) -> None:
@@ -115,8 +115,8 @@ class _Bucket:
                 skipped += bad
 
     def _once(self, files: list[EventFile], skipped: list[str]) -> BucketDone:
-        names = list(self.plan.states.get(self.bucket, []))
-        states = BucketStates(self.place.states(names))
+        paths = self.place.states(self.plan.states.get(self.bucket, []))
+        states = BucketStates(paths)
         frame = self.plan.frame
         name = f"{self.plan.run:06d}-{self.bucket.replace('=', '-')}"  # an = would look like a partition column
         counts, touched = Counts(), np.zeros(len(states), bool)
@@ -128,16 +128,16 @@ class _Bucket:
                 out.write(step)
                 counts += step.counts
                 self.passed(events.num_rows)
-            if states.is_worn and touched.any():
-                rest = np.flatnonzero(~touched)
-                for first in range(0, len(rest), USERS_AT_ONCE):
-                    out.add(STATES, states.take(rest[first : first + USERS_AT_ONCE]))
-                names = []
+            kept, rest = states.taken_in(touched) if touched.any() else (paths, np.zeros(0, np.int64))
+            most = self._users_at_once(states)
+            for first in range(0, len(rest), most):
+                out.add(STATES, states.take(rest[first : first + most]))
         written = {view: [name] for view, name in out.names.items()}
-        return BucketDone(written, [*names, *written.get(STATES, [])], asdict(counts), skipped)
+        states_now = [*(path.name for path in kept), *written.get(STATES, [])]
+        return BucketDone(written, states_now, asdict(counts), skipped)
 
     def _pieces(
-        self, files: list[EventFile], states: BucketStates, touched: Any
+        self, files: list[EventFile], states: BucketStates, touched: BoolArray
     ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
         """Events of some users and the states of these, and of those whom the clock does something to."""
         if not len(states):
@@ -153,5 +153,28 @@ class _Bucket:
             here = due | pc.is_in(states.users, events["user_id"].combine_chunks()).to_numpy(zero_copy_only=False)
             touched |= here
             which = np.flatnonzero(here)
-            if events.num_rows or len(which):
-                yield events, states.take(which) if len(which) else None
+            if not len(which):
+                yield from [(events, None)] if events.num_rows else []
+                continue
+            yield from self._parted(events, states, which)
+
+    def _parted(
+        self, events: pa.Table, states: BucketStates, which: Int64Array
+    ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
+        """Some users' events and states, in parts where the states are large."""
+        step = self._users_at_once(states)
+        if len(which) <= step:
+            yield events, states.take(which)
+            return
+        ids = states.users.take(pa.array(which))
+        order = pc.sort_indices(ids).to_numpy()
+        for first in range(0, len(which), step):
+            some, is_last = order[first : first + step], first + step >= len(which)
+            if not is_last:
+                is_due = pc.less_equal(events["user_id"], ids[int(some[-1])])
+                due, events = events.filter(is_due), events.filter(pc.invert(is_due))
+            yield events if is_last else due, states.take(which[some])
+
+    @staticmethod
+    def _users_at_once(states: BucketStates) -> int:
+        return max(1, int(STATE_BYTES_AT_ONCE / states.bytes_each)) if len(states) else 1

@@ -14,10 +14,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from pocketrank.atomic import write_bytes
 from pocketrank.config import Project, parse
@@ -41,9 +43,11 @@ class Reached:
         runs: how many there were.
         generation: of the rows, raised by a rebuild.
         as_of_us: time of the last run. settled_us: the same less the allowed lateness.
-        taken: by bucket, the names of the files of events taken in.
+        taken: by bucket, the files of events taken in, name -> size.
         states: by bucket, the names of the files of states, oldest first.
         counts: of all runs of this generation, added up.
+        rebuilt: the last run wrote all rows anew, so that all of them are due to be materialised.
+        furthest_us: the greatest `settled_us` of any generation: how far Feast may have been told to materialise.
         model_id: whose item rows are there.
         skipped: by bucket, the files of events that the last run could not read; the next one tries again.
     """
@@ -57,6 +61,8 @@ class Reached:
     taken: Mapping[str, Any] = field(default_factory=dict)
     states: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, Any] = field(default_factory=dict)
+    rebuilt: bool = False
+    furthest_us: int = NOTHING_YET_US
     model_id: str = ""
     skipped: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,7 +75,7 @@ class Plan:
         run: its number, from 1. asked: the command line's --as-of, "" for now. rebuild: start over.
         as_of_us, settled_us, late_before_us, generation: see `Reached` and `advance.Frame`.
         settings: see `Reached`.
-        new: by bucket, the files of events to take in, relative to the events' folder.
+        new: by bucket, the files of events to take in, name -> size.
         states: by bucket, the files of states to go on from.
     """
 
@@ -133,34 +139,42 @@ class Workplace:
         self.reached = Reached(FORMAT, {})
 
     @contextmanager
-    def held(self) -> Iterator["Workplace"]:
+    def held(self, *, starts_over: bool = False) -> Iterator["Workplace"]:
         """Hold the folder against other processes; finish a run that was stopped while its files were moved.
+
+        Args:
+            starts_over: what is damaged does not matter, but the generation it was of.
 
         Raises:
             NotReady: another process holds it.
             BadInput: state.json is damaged, or of another version.
         """
-        existed = self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise NotReady(f"{self.folder}: another `pocketrank segment` is at work here; let it end") from None
-            self._put_in_place()
-            self.reached = self._read()
+            try:
+                self._put_in_place()
+                self.reached = self._read()
+            except BadInput:
+                if not starts_over:
+                    raise
+                self.abandon()
+                self.reached = self._written()
             yield self
-        if not existed and not self.reached.runs and not self.side.exists():
-            shutil.rmtree(self.folder)
 
     def begin(self, plan: Plan) -> Plan:
         """Go on with an interrupted run if it has the same plan, or begin a new one; the plan that is followed."""
         path = self.side / "plan.json"
-        if path.is_file():
-            earlier = _parsed(Plan, path)
-            if plan.resumes(earlier):
-                going_on: Plan = earlier
-                return going_on
+        with suppress(BadInput):
+            earlier: Plan | None = _parsed(Plan, path) if path.is_file() else None
+            if earlier is not None and plan.resumes(earlier):
+                for bucket, one in self.done().items():  # whoever left files out may not want to any more
+                    if one.skipped:
+                        (self.side / f"{bucket}.json").unlink()
+                return earlier
         self.abandon()
         self.side.mkdir(parents=True)
         write_bytes(path, _json(asdict(plan)))
@@ -192,10 +206,10 @@ class Workplace:
         counts = sum((Counts(**one.counts) for one in done.values()), Counts())
         states = {**before.states, **{bucket: list(one.states) for bucket, one in done.items()}}
         skipped = {bucket: one.skipped for bucket, one in done.items() if one.skipped}
-        taken = {
-            bucket: [*before.taken.get(bucket, []), *(set(plan.new.get(bucket, [])) - set(skipped.get(bucket, [])))]
-            for bucket in {**before.taken, **plan.new}
-        }
+        taken = {bucket: dict(files) for bucket, files in before.taken.items()}
+        for bucket, files in plan.new.items():
+            read = {name: size for name, size in files.items() if name not in skipped.get(bucket, [])}
+            taken.setdefault(bucket, {}).update(read)
         reached = Reached(
             format=FORMAT,
             settings=plan.settings,
@@ -203,9 +217,11 @@ class Workplace:
             generation=plan.generation,
             as_of_us=plan.as_of_us,
             settled_us=plan.settled_us,
-            taken={bucket: sorted(names) for bucket, names in taken.items()},
+            taken=taken,
             states=states,
             counts=asdict(counts + Counts(**before.counts)),
+            rebuilt=plan.rebuild,
+            furthest_us=max(plan.settled_us, self.reached.furthest_us),
             model_id=model_id,
             skipped=skipped,
         )
@@ -220,26 +236,40 @@ class Workplace:
         path = self.side / "commit.json"
         if not path.is_file():
             return
-        record = json.loads(path.read_bytes())
+        try:
+            record = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise BadInput(f"{path}: damaged ({error}); start over with: {START_OVER}") from None
         moves: dict[str, set[str]] = {view: set() for view in self._places}
         for view, name in record["moves"]:
             moves[view].add(name)
         for view, place in self._places.items():
-            if record["clear"] and view != STATES:
-                _remove(place, "*.parquet", moves[view])
             for name in moves[view]:
                 place.mkdir(parents=True, exist_ok=True)
                 if (self.side / view / name).exists():
                     (self.side / view / name).replace(place / name)
+            if moves[view]:
+                _on_disk(place)
+            if record["clear"] and view != STATES:
+                _remove(place, "*.parquet", moves[view])
         write_bytes(self.folder / "state.json", _json(record["reached"]))
         counting = {name for names in record["reached"]["states"].values() for name in names}
         _remove(self.folder, "*.arrow", counting)
         self.abandon()
 
+    def _written(self) -> Reached:
+        """Where the rows themselves say that the runs are, of which nothing else is known."""
+        runs = generation = 0
+        for path in self._places["segments"].glob("*.parquet"):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # not ours, or damaged
+                record = json.loads(pq.read_metadata(path).metadata[RECORD_KEY])
+                runs, generation = max(runs, record["run"]), max(generation, record["generation"])
+        return Reached(FORMAT, {}, runs=runs, generation=generation)
+
     def _read(self) -> Reached:
         path = self.folder / "state.json"
-        if not path.is_file():
-            return self.reached
+        if not path.is_file():  # nobody ran, or somebody removed the states: the generation must go on rising
+            return self._written()
         found: Reached = _parsed(Reached, path)
         if found.format != FORMAT:
             raise BadInput(f"{path}: format is {found.format!r}, this version reads {FORMAT!r}; run: {START_OVER}")
@@ -250,6 +280,15 @@ def _remove(folder: Path, pattern: str, but: set[str]) -> None:
     for path in folder.glob(pattern):
         if path.name not in but:
             path.unlink(missing_ok=True)
+
+
+def _on_disk(folder: Path) -> None:
+    """See to it that a power failure does not undo what was renamed into a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _parsed(cls: Any, path: Path) -> Any:
@@ -266,6 +305,6 @@ def _json(value: Any) -> bytes:
 def disk_is_full(error: OSError, where: Path) -> BadInput:
     """What to say of a disk without room."""
     return BadInput(
-        f"{where}: {os.strerror(error.errno or 0)}; nothing was changed: make room, then run pocketrank segment again, "
-        "which goes on with the buckets that are left"
+        f"{where}: {os.strerror(error.errno or 0)}; nothing is lost or half written: make room, then run pocketrank "
+        "segment again, which goes on from here"
     )

@@ -75,35 +75,37 @@ def segment(project: Project, wish: Wish | None = None) -> Report:
     buckets = bucket_files(project.events_dir)
     if not buckets:
         raise NotReady(f"no events in {project.events_dir}; bring some in with: pocketrank ingest LOG")
-    with Workplace(project, bundle.manifest.encoder_id).held() as place:
+    workplace = Workplace(project, bundle.manifest.encoder_id)
+    with _room_on_disk(workplace.folder), workplace.held(starts_over=wish.rebuild) as place:
         plan = planned(place.reached, bundle, project, buckets, wish)
         if _is_done(place.reached, plan):
-            return _report(project, bundle, place.reached, plan, Counts(), time.perf_counter() - began)
-        with _room_on_disk(place.folder):
-            plan = place.begin(plan)
-            if wish.spark is None:
-                run_locally(project, place, plan, bundle, wish.skip_bad_files)
-            else:
-                from pocketrank_features.spark_engine import run_on_spark  # noqa: PLC0415
+            return _report(project, bundle, place.reached, place.reached, plan, Counts(), time.perf_counter() - began)
+        plan = place.begin(plan)
+        if wish.spark is None:
+            run_locally(project, place, plan, bundle, wish.skip_bad_files)
+        else:
+            from pocketrank_features.spark_engine import run_on_spark  # noqa: PLC0415
 
-                run_on_spark(project, place, plan, bundle, wish.skip_bad_files, wish.spark)
-            return committed(project, place, plan, bundle, began)
+            run_on_spark(project, place, plan, bundle, wish.skip_bad_files, wish.spark)
+        return committed(project, place, plan, bundle, began)
 
 
 def planned(reached: Reached, bundle: Bundle, project: Project, buckets: dict[str, list[Path]], wish: Wish) -> Plan:
     """What a run from here is to do; raises as `segment`."""
-    starts_over = wish.rebuild or not reached.runs
+    starts_over = wish.rebuild or not reached.settings
     now_us = to_us(wish.as_of or datetime.now(UTC).replace(microsecond=0))
     engine = engines.choose(wish.engine or reached.settings.get("engine"))
     settings = {**_settings(bundle), "engine": engine, "vectors": project.segments.vectors}
     if not starts_over:
         _check_settings(reached, settings, bundle)
         _check_clock(reached, now_us, wish)
-    there = {bucket: [path.name for path in files] for bucket, files in buckets.items()}
+    there = {bucket: {path.name: path.stat().st_size for path in files} for bucket, files in buckets.items()}
     taken = {} if starts_over else reached.taken
-    for bucket, names in taken.items():
-        if gone := sorted(set(names) - set(there.get(bucket, []))):
-            raise NotReady(f"{bucket}/{gone[0]} is not there any more, but the rows hold its events; run: {START_OVER}")
+    for bucket, files in taken.items():
+        for name, size in files.items():
+            if there.get(bucket, {}).get(name) != size:
+                found = "is another one by now" if name in there.get(bucket, {}) else "is not there any more"
+                raise NotReady(f"{bucket}/{name} {found}, but the rows hold the events it had; run: {START_OVER}")
     settled_us = now_us - bundle.manifest.lateness_s * MICROSECONDS
     return Plan(
         run=reached.runs + 1,
@@ -112,10 +114,12 @@ def planned(reached: Reached, bundle: Bundle, project: Project, buckets: dict[st
         as_of_us=now_us,
         settled_us=settled_us if starts_over else max(settled_us, reached.settled_us),
         late_before_us=Reached.settled_us if starts_over else reached.settled_us,
-        generation=reached.generation + 1 if wish.rebuild and reached.runs else reached.generation,
+        generation=reached.generation + 1 if starts_over and reached.runs else reached.generation,
         settings=settings,
         new={
-            bucket: new for bucket, names in there.items() if (new := sorted(set(names) - set(taken.get(bucket, []))))
+            bucket: new
+            for bucket, files in there.items()
+            if (new := {name: size for name, size in files.items() if name not in taken.get(bucket, {})})
         },
         states={} if starts_over else reached.states,
     )
@@ -130,12 +134,13 @@ def committed(project: Project, place: Workplace, plan: Plan, bundle: Bundle, be
         except BaseException:
             place.abandon()
             raise
+    before = place.reached
     items = project.rows_dir(f"items_{bundle.manifest.encoder_id}") / "items.parquet"
     if plan.rebuild or place.reached.model_id != bundle.manifest.model_id or not items.is_file():
         with file_beside(items) as draft:
-            pq.write_table(item_rows(bundle, plan.as_of_us).replace_schema_metadata(plan.record), draft)
+            pq.write_table(item_rows(bundle, plan.settled_us).replace_schema_metadata(plan.record), draft)
     place.commit(plan, bundle.manifest.model_id)
-    return _report(project, bundle, place.reached, plan, counts, time.perf_counter() - began)
+    return _report(project, bundle, before, place.reached, plan, counts, time.perf_counter() - began)
 
 
 def _settings(bundle: Bundle) -> dict[str, Any]:
@@ -183,9 +188,9 @@ def _check(counts: Counts, bundle: Bundle, plan: Plan, project: Project) -> None
     """Refuse to put nothing, or nothing of use, in the place of the rows that are there."""
     moment, settled = from_us(plan.as_of_us).isoformat(), counts.events - counts.ahead
     if not settled:
-        files = (file for files in bucket_files(project.events_dir).values() for file in files)
-        first = from_us(first_event_us(files)).isoformat()
-        raise UsageError(f"--as-of {moment}: the first event is of {first}; give a later time")
+        waits = f", and events wait for {bundle.manifest.lateness_s:,} s" if bundle.manifest.lateness_s else ""
+        first = from_us(first_event_us(project.events_dir)).isoformat()
+        raise UsageError(f"as of {moment}{waits}: the first event is of {first}; give a later time: --as-of")
     if counts.unknown == counts.events:
         some = ", ".join(repr(item) for item in bundle.items.ids[:2])
         raise BundleMismatch(
@@ -210,10 +215,12 @@ def _room_on_disk(where: Path) -> Iterator[None]:
         raise disk_is_full(error, where) from None
 
 
-def _report(project: Project, bundle: Bundle, reached: Reached, plan: Plan, counts: Counts, seconds: float) -> Report:
+def _report(
+    project: Project, bundle: Bundle, before: Reached, reached: Reached, plan: Plan, counts: Counts, seconds: float
+) -> Report:
     encoder_id, total = bundle.manifest.encoder_id, Counts(**reached.counts)
     skipped = [name for names in reached.skipped.values() for name in names]
-    settled = from_us(plan.settled_us).replace(tzinfo=None).isoformat()
+    settled = _typed(plan.settled_us)
     facts: dict[str, Any] = {
         "encoder_id": encoder_id,
         "as_of": from_us(plan.as_of_us).isoformat(),
@@ -250,7 +257,22 @@ def _report(project: Project, bundle: Bundle, reached: Reached, plan: Plan, coun
     }
     unsaid = ("late_events", "unknown_items", "merged", "live_events", "ahead_events", "events_per_s")
     shown.update({name: "" for name in unsaid if not facts[name]})
+    due = _materialize(before, plan)
     if not plan.rebuild and not counts.segments:
-        return Report(facts, shown, verdict="no segment closed since the last run")
-    step = f"materialize {FIRST_DAY} {settled}" if plan.rebuild else f"materialize-incremental {settled}"
-    return Report(facts, shown, verdict=f"next: feast {step}")
+        verdict = "no segment closed since the last run"
+        return Report(facts, shown, verdict=f"{verdict}; if not done yet: {due}" if before.rebuilt else verdict)
+    return Report(facts, shown, verdict=f"next: {due}")
+
+
+def _materialize(before: Reached, plan: Plan) -> str:
+    """The command by which Feast gets all rows that it may not have; it goes by the furthest time it was told."""
+    end = _typed(plan.settled_us)
+    if plan.rebuild or before.rebuilt:  # nobody knows whether all those rows are materialised yet
+        return f"feast materialize {FIRST_DAY} {end}"
+    if before.settled_us < before.furthest_us:  # a rebuild went back in time: what Feast had then is of no use
+        return f"feast materialize {_typed(before.settled_us)} {end}"
+    return f"feast materialize-incremental {end}"
+
+
+def _typed(time_us: int) -> str:
+    return from_us(time_us).replace(tzinfo=None).isoformat()
