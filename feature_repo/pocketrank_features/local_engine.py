@@ -3,12 +3,11 @@
 What is in memory is a piece of a bucket for each core, however long the log. `runs` says where things go.
 """
 
-import contextlib
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,10 +64,10 @@ def run_locally(project: Project, place: Workplace, plan: Plan, bundle: Bundle, 
         try:
             under_way = {pool.submit(work, bucket) for bucket in left}
             while under_way:
-                with contextlib.suppress(queue.Empty):
-                    bar.add(passed.get(timeout=0.1))
-                for one in [one for one in under_way if one.done()]:
-                    under_way.remove(one)
+                done, under_way = wait(under_way, timeout=0.1, return_when=FIRST_COMPLETED)
+                while not passed.empty():
+                    bar.add(passed.get())
+                for one in done:
                     one.result()
         except BaseException:
             stop.set()

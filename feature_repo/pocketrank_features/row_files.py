@@ -3,7 +3,6 @@
 Both engines of the segment job write by it. No codec that a thin executor may lack.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,9 @@ class RowFiles:
     def __enter__(self) -> "RowFiles":
         return self
 
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        for view, writer in self._writers.items():
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
             writer.close()
-            if failed is None:  # on the disk before anybody notes that they are there
-                with (self._folder / view / self.names[view]).open("rb") as written:
-                    os.fsync(written.fileno())
 
     def write(self, step: Advanced) -> None:
         """Add what a step led to."""

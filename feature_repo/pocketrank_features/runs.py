@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -193,8 +194,10 @@ class Workplace:
         return {path.stem: _parsed(BucketDone, path) for path in sorted(self.side.glob("bucket=*.json"))}
 
     def finish_bucket(self, bucket: str, done: BucketDone) -> None:
-        """Note that a bucket is done, its files written."""
-        write_bytes(self.side / f"{bucket}.json", _json(asdict(done)))
+        """Note that a bucket is done, its files written; a power failure may take both, and then it is done again."""
+        draft = self.side / f"{bucket}.part"
+        draft.write_bytes(_json(asdict(done)))
+        draft.replace(self.side / f"{bucket}.json")
 
     def commit(self, plan: Plan, model_id: str) -> None:
         """Put everything in its place.
@@ -226,6 +229,8 @@ class Workplace:
             skipped=skipped,
         )
         moves = [(view, name) for one in done.values() for view, names in one.files.items() for name in names]
+        with ThreadPoolExecutor(8) as pool:  # the disk takes many at once in the time of a few
+            list(pool.map(_on_disk, [self.side / view / name for view, name in moves]))
         record = {"reached": asdict(reached), "moves": moves, "clear": plan.rebuild}
         write_bytes(self.side / "commit.json", _json(record))
         self._put_in_place()
@@ -282,9 +287,9 @@ def _remove(folder: Path, pattern: str, but: set[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _on_disk(folder: Path) -> None:
-    """See to it that a power failure does not undo what was renamed into a folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _on_disk(path: Path) -> None:
+    """See to it that a power failure does not undo what was written to a file, or renamed into a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
