@@ -29,6 +29,7 @@ from pocketrank_features.advance import Counts, Frame
 from pocketrank_features.row_files import STATES, VIEWS
 
 RECORD_KEY = b"pocketrank.segment"
+ITEMS = "items"
 FORMAT = "pocketrank.segment_state/1"
 NOTHING_YET_US = -(2**62)  # where the clock of a job that never ran stands
 START_OVER = "pocketrank segment --rebuild"
@@ -135,7 +136,8 @@ class Workplace:
         self.folder = project.rows_dir(f"segment_state_{encoder_id}")
         self.side = self.folder / "run"
         self._places = {
-            view: self.folder if view == STATES else project.rows_dir(f"{view}_{encoder_id}") for view in VIEWS
+            view: self.folder if view == STATES else project.rows_dir(f"{view}_{encoder_id}")
+            for view in (*VIEWS, ITEMS)
         }
         self.reached = Reached(FORMAT, {})
 
@@ -156,6 +158,7 @@ class Workplace:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise NotReady(f"{self.folder}: another `pocketrank segment` is at work here; let it end") from None
+            _remove(self.folder, ".*.draft", set())  # of somebody who was killed
             try:
                 self._put_in_place()
                 self.reached = self._read()
@@ -229,6 +232,7 @@ class Workplace:
             skipped=skipped,
         )
         moves = [(view, name) for one in done.values() for view, names in one.files.items() for name in names]
+        moves += [(ITEMS, path.name) for path in (self.side / ITEMS).glob("*.parquet")]
         with ThreadPoolExecutor(8) as pool:  # the disk takes many at once in the time of a few
             list(pool.map(_on_disk, [self.side / view / name for view, name in moves]))
         record = {"reached": asdict(reached), "moves": moves, "clear": plan.rebuild}

@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pocketrank import engines
-from pocketrank.atomic import file_beside
 from pocketrank.bundle import Bundle
 from pocketrank.command import Report
 from pocketrank.config import Project
@@ -28,7 +27,7 @@ from pocketrank_features.advance import Counts
 from pocketrank_features.histories import bucket_files, first_event_us
 from pocketrank_features.local_engine import run_locally
 from pocketrank_features.rows import item_rows
-from pocketrank_features.runs import START_OVER, Plan, Reached, Workplace, disk_is_full
+from pocketrank_features.runs import ITEMS, START_OVER, Plan, Reached, Workplace, disk_is_full
 from pocketrank_features.spark_session import SparkWish
 
 FIRST_DAY = "1970-01-02T00:00:00"
@@ -136,9 +135,10 @@ def committed(project: Project, place: Workplace, plan: Plan, bundle: Bundle, be
             raise
     before = place.reached
     items = project.rows_dir(f"items_{bundle.manifest.encoder_id}") / "items.parquet"
-    if plan.rebuild or place.reached.model_id != bundle.manifest.model_id or not items.is_file():
-        with file_beside(items) as draft:
-            pq.write_table(item_rows(bundle, plan.settled_us).replace_schema_metadata(plan.record), draft)
+    if plan.rebuild or before.model_id != bundle.manifest.model_id or not items.is_file():
+        draft = place.side / ITEMS / items.name
+        draft.parent.mkdir(exist_ok=True)
+        pq.write_table(item_rows(bundle, plan.settled_us).replace_schema_metadata(plan.record), draft)
     place.commit(plan, bundle.manifest.model_id)
     return _report(project, bundle, before, place.reached, plan, counts, time.perf_counter() - began)
 
