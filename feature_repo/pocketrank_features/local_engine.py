@@ -29,8 +29,6 @@ from pocketrank_features.row_files import STATES, RowFiles
 from pocketrank_features.runs import BucketDone, Plan, Workplace
 from pocketrank_features.state_files import BucketStates
 
-STATE_BYTES_AT_ONCE = 64 << 20
-
 
 def run_locally(project: Project, place: Workplace, plan: Plan, bundle: Bundle, skip_bad_files: bool) -> None:
     """Do the buckets of a run that are not done, as many at a time as there are cores.
@@ -128,7 +126,7 @@ class _Bucket:
                 counts += step.counts
                 self.passed(events.num_rows)
             kept, rest = states.taken_in(touched) if touched.any() else (paths, np.zeros(0, np.int64))
-            most = self._users_at_once(states)
+            most = states.users_at_once
             for first in range(0, len(rest), most):
                 out.add(STATES, states.take(rest[first : first + most]))
         written = {view: [name] for view, name in out.names.items()}
@@ -161,7 +159,7 @@ class _Bucket:
         self, events: pa.Table, states: BucketStates, which: Int64Array
     ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
         """Some users' events and states, in parts where the states are large."""
-        step = self._users_at_once(states)
+        step = states.users_at_once
         if len(which) <= step:
             yield events, states.take(which)
             return
@@ -173,7 +171,3 @@ class _Bucket:
                 is_due = pc.less_equal(events["user_id"], ids[int(some[-1])])
                 due, events = events.filter(is_due), events.filter(pc.invert(is_due))
             yield events if is_last else due, states.take(which[some])
-
-    @staticmethod
-    def _users_at_once(states: BucketStates) -> int:
-        return max(1, int(STATE_BYTES_AT_ONCE / states.bytes_each)) if len(states) else 1

@@ -121,7 +121,7 @@ class Task:
     ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
         """Users with new events, then those to whom the clock does something without one."""
         schema = pa.ipc.read_schema(pa.py_buffer(self.schema))
-        for piece in whole_users(batches, self.events_at_once):
+        for piece in whole_users(batches, min(self.events_at_once, states.users_at_once)):
             events = piece.cast(schema)
             yield events, states.of(events["user_id"])
         for awake in states.left(self.frame.settled_us):
@@ -141,6 +141,11 @@ class PartStates:
         self._left = np.ones(len(self._states), bool)
         if any(_part_in(path.name)[1] % parts for path in ours):
             self._left = np.array([part_of(user, parts) == part for user in self._states.users.to_pylist()], bool)
+
+    @property
+    def users_at_once(self) -> int:
+        """As many as whose states may be in memory together; an event brings in one user at most."""
+        return self._states.users_at_once
 
     @property
     def is_worn(self) -> bool:

@@ -16,6 +16,7 @@ from pocketrank.groups import BoolArray, Int64Array, starts
 from pocketrank_features.states import state_schema
 
 MOST_FILES = 8
+BYTES_AT_ONCE = 64 << 20
 
 
 class BucketStates:
@@ -54,6 +55,11 @@ class BucketStates:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def users_at_once(self) -> int:
+        """As many as whose states may be in memory together."""
+        return max(1, int(BYTES_AT_ONCE / self.bytes_each)) if len(self) else BYTES_AT_ONCE
 
     @property
     def is_worn(self) -> bool:

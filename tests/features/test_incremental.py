@@ -26,7 +26,7 @@ from pocketrank.bundle import Bundle
 from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadEvents, BadInput, NotReady
-from pocketrank_features import event_files, local_engine, runs
+from pocketrank_features import event_files, local_engine, runs, state_files
 from pocketrank_features.batches import bucket_of
 from pocketrank_features.segment_job import Wish, segment
 
@@ -109,7 +109,7 @@ def test_day_by_day_gives_the_rows_of_once(
     ends = [*(START + timedelta(days=day) for day in sorted(set(days))), LATER]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(event_files, "EVENTS_AT_ONCE", 16)
-        patch.setattr(local_engine, "STATE_BYTES_AT_ONCE", 4000)
+        patch.setattr(state_files, "BYTES_AT_ONCE", 4000)
         begin = START
         for number, end in enumerate(ends):
             daily = deliver(root, f"day-{number}", [row for row in log if begin <= row["timestamp"] < end])
