@@ -146,7 +146,7 @@ def _next(project: Project, shown: list[Shown]) -> str:
             "next:",
             *([] if is_on_path else [f"  . {os.path.relpath(programs / 'activate')}"]),
             f"  pocketrank rank --bundle {project.bundle_dir}{pack} --reasons",
-            f"  cd {root} && pocketrank segment     what closed since, and the feast command that is due",
-            "  pocketrank demo --data git:PATH     any clone of yours: which files will you touch next?",
+            f"  cd {root} && pocketrank segment     # what closed since, and the feast command that is due",
+            "  pocketrank demo --data git:PATH     # any clone of yours: which files will you touch next?",
         ]
     )
