@@ -2,6 +2,8 @@
 
 import pyarrow as pa
 
+from pocketrank.segments import Adaptive, FixedCount, FixedWindow, Milestone, SessionGap
+
 SCHEMA = pa.schema(
     [
         ("user_id", pa.int64()),
@@ -12,3 +14,10 @@ SCHEMA = pa.schema(
         ("arrival", pa.int64()),
     ]
 )
+POLICIES = [
+    SessionGap(1800, 4),
+    FixedWindow(3600, 4),
+    FixedCount(3),
+    Milestone(("buy",), 4),
+    Adaptive(2, 3, 60, 7200, 4),
+]

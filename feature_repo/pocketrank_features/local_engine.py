@@ -45,7 +45,7 @@ def run_locally(project: Project, place: Workplace, plan: Plan, bundle: Bundle, 
     """
     left = sorted((plan.new.keys() | plan.states.keys()) - place.done().keys())
     files = {bucket: [project.events_dir / bucket / name for name in plan.new.get(bucket, [])] for bucket in left}
-    total = sum(pq.read_metadata(path).num_rows for paths in files.values() for path in paths if _has_footer(path))
+    total = sum(_events_in(path) for paths in files.values() for path in paths)
     stop, passed = threading.Event(), queue.SimpleQueue[int]()
     encoders = threading.local()
 
@@ -75,12 +75,12 @@ def run_locally(project: Project, place: Workplace, plan: Plan, bundle: Bundle, 
             bar.end()
 
 
-def _has_footer(path: Path) -> bool:
+def _events_in(path: Path) -> int:
+    """For the bar alone: what cannot be read is told of when its turn comes."""
     try:
-        pq.read_metadata(path)
+        return int(pq.read_metadata(path).num_rows)
     except (OSError, ValueError):
-        return False
-    return True
+        return 0
 
 
 class _Stopped(Exception):

@@ -202,14 +202,17 @@ class Workplace:
         draft.write_bytes(_json(asdict(done)))
         draft.replace(self.side / f"{bucket}.json")
 
-    def commit(self, plan: Plan, model_id: str) -> None:
-        """Put everything in its place.
+    def counted(self) -> Counts:
+        """What the run under way counted in the buckets that are done."""
+        return sum((Counts(**one.counts) for one in self.done().values()), Counts())
+
+    def commit(self, plan: Plan, counts: Counts, model_id: str) -> None:
+        """Put everything in its place; `counts` as `counted`.
 
         From the moment that commit.json is there the run counts: it is finished here, or by `held` next time.
         """
         done = self.done()
         before = Reached(FORMAT, {}) if plan.rebuild else self.reached
-        counts = sum((Counts(**one.counts) for one in done.values()), Counts())
         states = {**before.states, **{bucket: list(one.states) for bucket, one in done.items()}}
         skipped = {bucket: one.skipped for bucket, one in done.items() if one.skipped}
         taken = {bucket: dict(files) for bucket, files in before.taken.items()}

@@ -126,7 +126,7 @@ def planned(reached: Reached, bundle: Bundle, project: Project, buckets: dict[st
 
 def committed(project: Project, place: Workplace, plan: Plan, bundle: Bundle, began: float) -> Report:
     """Put a run in its place whose buckets are all done; raises as `segment`."""
-    counts = sum((Counts(**one.counts) for one in place.done().values()), Counts())
+    counts = place.counted()
     if plan.rebuild:
         try:
             _check(counts, bundle, plan, project)
@@ -139,7 +139,7 @@ def committed(project: Project, place: Workplace, plan: Plan, bundle: Bundle, be
         draft = place.side / ITEMS / items.name
         draft.parent.mkdir(exist_ok=True)
         pq.write_table(item_rows(bundle, plan.settled_us).replace_schema_metadata(plan.record), draft)
-    place.commit(plan, bundle.manifest.model_id)
+    place.commit(plan, counts, bundle.manifest.model_id)
     return _report(project, bundle, before, place.reached, plan, counts, time.perf_counter() - began)
 
 

@@ -15,7 +15,7 @@ from pocketrank.bundle import Bundle
 from pocketrank.config import Project
 from pocketrank.errors import BadPack
 from pocketrank.pack import Pack
-from pocketrank.segments import Adaptive, FixedCount, FixedWindow, Milestone, SessionGap, policy_settings
+from pocketrank.segments import policy_settings
 from pocketrank.times import from_us, to_us
 from pocketrank_features.online_store import Row
 from pocketrank_features.packs import pack_from
@@ -23,17 +23,11 @@ from pocketrank_features.rings import UserRows
 from pocketrank_features.segment_job import Wish, segment
 
 from ..bundles import write_bundle
+from ..events import POLICIES
 
 US = 1_000_000
 START = 1_700_000_000 * US
 IDS = [f"p-{n}" for n in range(8)]
-POLICIES = [
-    SessionGap(1800, 4),
-    FixedWindow(3600, 4),
-    FixedCount(3),
-    Milestone(("buy",), 4),
-    Adaptive(2, 3, 60, 7200, 4),
-]
 COMPACTIONS = [{"kind": "ring"}, {"kind": "log", "levels": 2}]
 SLOTS = 5
 

@@ -12,25 +12,18 @@ from hypothesis import strategies as st
 from pocketrank import engines
 from pocketrank.bundle import Bundle
 from pocketrank.encoding import Encoder
-from pocketrank.segments import Adaptive, FixedCount, FixedWindow, Milestone, SessionGap, policy_settings
+from pocketrank.segments import policy_settings
 from pocketrank_features.advance import Advanced, Counts, Frame, advance
 from pocketrank_features.states import state_schema
 
 from ..bundles import write_bundle
-from ..events import SCHEMA
+from ..events import POLICIES, SCHEMA
 
 US = 1_000_000
 START = 1_700_000_000 * US
 NEVER = -(2**62)
 IDS = [f"p-{n}" for n in range(8)]
 KINDS = ("view", "buy", "dream")
-POLICIES = [
-    SessionGap(1800, 4),
-    FixedWindow(3600, 4),
-    FixedCount(3),
-    Milestone(("buy",), 4),
-    Adaptive(2, 3, 60, 7200, 4),
-]
 COMPACTIONS: list[Mapping[str, Any]] = [{"kind": "ring"}, {"kind": "log", "levels": 2}]
 # (user, seconds since the event before, item, behaviour, score, how many steps before it counts it comes in)
 EVENTS = st.lists(

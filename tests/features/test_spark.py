@@ -38,6 +38,7 @@ from pocketrank_features.spark_session import SparkWish, spark_session
 from pocketrank_features.spark_tasks import Done, Task, holds, part_of, whole_users
 
 from ..bundles import write_bundle
+from ..events import SCHEMA
 
 MASTER = "local-cluster[2,1,1024]"
 # A Java that is to end soon does better not to optimise.
@@ -50,16 +51,6 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 BUCKETS = 4
 ITEMS = [f"p-{n}" for n in range(50)]
 HEAVY = ("feast", "duckdb", "pandas", "torch")
-EVENTS = pa.schema(
-    [
-        ("user_id", pa.int64()),
-        ("item_id", pa.string()),
-        ("behavior", pa.string()),
-        ("timestamp", pa.timestamp("us", "UTC")),
-        ("score", pa.float32()),
-        ("arrival", pa.int64()),
-    ]
-)
 KEYS = {"segments": ["user_id", "ordinal_last", "ordinal_first"], "users": ["user_id", "closed_at", "created"]}
 
 
@@ -74,7 +65,7 @@ def log_of(users: Sequence[int | str], days: tuple[int, int], events: int, seed:
             "user_id": pa.array([users[place] for place in rng.integers(0, len(users), events)]),
             "item_id": [f"p-{n}" for n in rng.integers(0, 60, events)],
             "behavior": rng.choice(["view", "buy", "dream"], events).tolist(),
-            "timestamp": pa.array(1_704_067_200_000_000 + second * 1_000_000 + micros).cast(EVENTS.field(3).type),
+            "timestamp": pa.array(1_704_067_200_000_000 + second * 1_000_000 + micros).cast(SCHEMA.field(3).type),
             "score": pa.array(rng.choice(np.float32([0, 0.1, 1, 2.5]), events)),
             "arrival": np.arange(events) + 1_000_000 * days[0],
         }
@@ -138,7 +129,7 @@ def rows_of(project: Project, view: str, encoder_id: str = "e1") -> pa.Table:
     """All rows, in an order of their own."""
     files = sorted(project.rows_dir(f"{view}_{encoder_id}").glob("*.parquet"))
     table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
-    return table.sort_by([(key, "ascending") for key in KEYS.get(view, EVENTS.names)]).combine_chunks()
+    return table.sort_by([(key, "ascending") for key in KEYS.get(view, SCHEMA.names)]).combine_chunks()
 
 
 def alike(facts: dict[str, Any]) -> dict[str, Any]:
@@ -350,7 +341,7 @@ def test_a_bad_file_is_named_in_one_line_or_left_out(
 def test_a_time_that_cannot_be_is_told_with_its_file(tmp_path: Path, spark: Any, bundle: Path) -> None:
     project = put(tmp_path / "a b", "a", log_of(range(60), (0, 10), 3000))
     log = log_of([7], (10, 11), 3)
-    wrong = pa.array([1, 2, -5]).cast(EVENTS.field(3).type)
+    wrong = pa.array([1, 2, -5]).cast(SCHEMA.field(3).type)
     put(project.root, "b", log.set_column(3, "timestamp", wrong))
     (path,) = project.events_dir.rglob("b.parquet")
     with pytest.raises(BadEvents, match=rf"^{path}: timestamp holds -5 microseconds since 1970, wanted .*--time-unit$"):
