@@ -134,8 +134,12 @@ class Ring:
             held, start = both.part(spread(first, both_start[1:])[1]), starts(both_start[1:] - first)
         return Compacted(new, user, cause, cause % self.slots, held, start)
 
+    def filled(self, closed: Int64Array) -> Int64Array:
+        """How many segments are kept of each level once `closed` of them have closed; (U,) -> (U, 1)."""
+        return np.minimum(closed, self.slots)[:, None]
+
     def fits(self, held: Kept) -> bool:
-        """Whether one user's segments are what this compaction could have left."""
+        """Whether one user's segments are what this compaction could have left, the oldest perhaps expired."""
         return len(held) <= self.slots
 
 
@@ -213,12 +217,16 @@ class Log:
         kept, kept_start = _by_user(left[::-1], users)
         return _in_order(written, kept, kept_start)
 
+    def filled(self, closed: Int64Array) -> Int64Array:
+        """How many segments are kept of each level once `closed` of them have closed; (U,) -> (U, levels + 1)."""
+        arrived = self._arrived(closed)
+        levels = [n - 2 * m for n, m in itertools.pairwise(arrived)]
+        return np.stack([*levels, np.minimum(arrived[-1], 1)], axis=1)
+
     def fits(self, held: Kept) -> bool:
         """Whether one user's segments are what this compaction could have left."""
-        arrived = self._arrived(held.ordinal_last.max(initial=-1, keepdims=True) + 1)
-        filled = [int(n[0]) - 2 * int(m[0]) for n, m in itertools.pairwise(arrived)]
-        found: list[int] = np.bincount(held.level, minlength=self.levels + 1).tolist()
-        return found == [*filled, min(int(arrived[-1][0]), 1)]
+        wanted = self.filled(held.ordinal_last.max(initial=-1, keepdims=True) + 1)[0]
+        return np.array_equal(np.bincount(held.level, minlength=self.levels + 1), wanted)
 
     def _arrived(self, closed: Int64Array) -> list[Int64Array]:
         """How many segments have come into each level, and into the rest, once `closed` segments were; (U,) each.
