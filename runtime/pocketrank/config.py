@@ -63,6 +63,7 @@ class SegmentsConfig:
         compaction: what gives way to a new segment: "ring", the oldest falls out; "log", the oldest merge.
         levels: of merging, each spanning twice the one before; what the last gives up joins one rest (log).
         lateness_s: seconds a segment waits for late events before the clock may close it.
+        sync_delay_s: seconds from a segment's close until it is on the phone (--training-set).
         vectors: how rows hold vectors: "float32"; or "int8", with their scales, in a quarter of the room.
     """
 
@@ -79,6 +80,7 @@ class SegmentsConfig:
     compaction: str = "ring"
     levels: int = 4
     lateness_s: int = 0
+    sync_delay_s: int = 0
     vectors: str = "float32"
 
     def __post_init__(self) -> None:
@@ -87,6 +89,7 @@ class SegmentsConfig:
         _hold("compaction", self.compaction, self.compaction in ("ring", "log"), "'ring' or 'log'")
         _hold("levels", self.levels, self.levels >= 1, "1 or more")
         _hold("lateness_s", self.lateness_s, self.lateness_s >= 0, "0 or more")
+        _hold("sync_delay_s", self.sync_delay_s, self.sync_delay_s >= 0, "0 or more")
 
     def cutter(self) -> Policy:
         """The segmentation policy these settings name."""

@@ -76,6 +76,7 @@ def test_compaction_is_said_as_a_manifest_says_it(tmp_path: Path, text: str, com
         ("[segments]\nslots = 0", " [segments] slots: found 0, wanted 1 or more"),
         ("[segments]\nlevels = 0", " [segments] levels: found 0, wanted 1 or more"),
         ("[segments]\nlateness_s = -1", " [segments] lateness_s: found -1, wanted 0 or more"),
+        ("[segments]\nsync_delay_s = -1", " [segments] sync_delay_s: found -1, wanted 0 or more"),
         ("[segments]\ncompaction = 'tree'", " [segments] compaction: found 'tree', wanted 'ring' or 'log'"),
         ("[events]\nbuckets = 0", " [events] buckets: found 0, wanted 1 or more"),
         ("[memory]\nitems = 0", " [memory] items: found 0, wanted 1 or more"),
