@@ -28,6 +28,7 @@ OPTION_OF = {
 }
 ROW = "_pocketrank_row"  # the row number in the view `raw`, beside the columns of the log
 REPEATED = "repeated event_id"
+FORGOTTEN = "user was forgotten"
 END_US = 4_102_444_800_000_000  # 2100-01-01
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000}
 _UNITS = {"s": "seconds", "ms": "milliseconds"}

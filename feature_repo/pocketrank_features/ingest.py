@@ -21,8 +21,10 @@ from pocketrank.errors import BadConfig, BadEvents
 from pocketrank.times import from_us
 from pocketrank_features import checks
 from pocketrank_features.batches import Batch, batch_files, read_batches
+from pocketrank_features.forgotten import Forgotten
 from pocketrank_features.logfiles import SPARE_COLUMNS, literal, quoted
 from pocketrank_features.partitions import ROWS_AT_ONCE, write_batch
+from pocketrank_features.replacement import in_use
 from pocketrank_features.sources import Source, open_source
 
 MEMORY_LIMIT = "2GB"
@@ -55,7 +57,14 @@ def ingest(project: Project, spec: str, overrides: Overrides | None = None) -> R
     Raises:
         BadEvents: the log cannot be read as a whole; nothing was written.
         BadConfig: [events] has a value that cannot be used.
+        NotReady: `pocketrank forget` is at work in the project.
+        BadInput: the ledger of who was forgotten is damaged.
     """
+    with in_use(project.root):
+        return _ingest(project, spec, overrides)
+
+
+def _ingest(project: Project, spec: str, overrides: Overrides | None) -> Report:
     started = time.monotonic()
     reading = _reading(project, overrides or Overrides({}))
     known = read_batches(project.events_dir)
@@ -187,6 +196,7 @@ def _check(
     moment, score = checks.time_sql(log, reading.time_unit), checks.score_sql(log, reading.weights)
     query = checks.checked_sql(log, types, moment, score, reading.behavior)
     checks.run(log.connection, f"CREATE TABLE checked AS {query}")
+    Forgotten.of(project).mark(log.connection)
     if "event_id" in log.columns:
         _mark_repeated(log.connection, known, project.events_dir)
     counted = checks.run(log.connection, "SELECT reason, count(*) FROM checked GROUP BY ALL ORDER BY 2 DESC, 1")
@@ -266,7 +276,8 @@ def _report(
     if not batch.accepted:
         verdict = f"no row was accepted, so nothing was added; see {project.rejected_path}"
         return Report(facts, {name: text or "" for name, text in shown.items()}, ok=False, verdict=verdict)
-    notes = [f"{batch.rejected:,} rows are in {project.rejected_path}"] if batch.rejected else []
+    kept = batch.rejected - batch.reasons.get(checks.FORGOTTEN, 0)
+    notes = [f"{kept:,} rows are in {project.rejected_path}"] if kept else []
     if not batch.has_event_id and any(old.source == batch.source for old in known.values()):
         notes.append(f"another log called {batch.source} is there; without event_id, what both hold counts twice")
     notes += _advice(project, source)

@@ -16,7 +16,7 @@ from pocketrank.atomic import file_beside, folder_beside
 from pocketrank.command import progress
 from pocketrank.config import Project
 from pocketrank_features.batches import Batch, batch_path, bucket_sql, copy_batches
-from pocketrank_features.checks import CANONICAL, ROW, RawLog
+from pocketrank_features.checks import CANONICAL, FORGOTTEN, ROW, RawLog
 from pocketrank_features.logfiles import literal
 
 ROWS_AT_ONCE = 100_000
@@ -74,12 +74,15 @@ def _write_bucket(connection: duckdb.DuckDBPyConnection, batch: Batch, path: Pat
 
 
 def _write_rejected(path: Path, log: RawLog, batch: Batch) -> None:
-    """Add the refused rows to those of other logs; this log's own from an earlier try are replaced."""
+    """Add the refused rows to those of other logs; this log's own from an earlier try are replaced.
+
+    Of users who were forgotten nothing is kept, here neither: they are counted.
+    """
     raw = ", ".join(f"CAST({log.sql(name)} AS VARCHAR) AS {name}" for name in CANONICAL)
     query = f"""
         SELECT '{batch.key}' AS batch, {literal(log.where)} AS source, checked."row", checked.reason, {raw}
         FROM raw JOIN checked ON raw.{ROW} = checked."row"
-        WHERE checked.reason IS NOT NULL ORDER BY checked."row"
+        WHERE checked.reason <> '{FORGOTTEN}' ORDER BY checked."row"
     """  # noqa: S608
     with file_beside(path) as draft, pq.ParquetWriter(draft, REJECTED_SCHEMA) as writer:
         if path.is_file():

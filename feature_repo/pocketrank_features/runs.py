@@ -26,6 +26,7 @@ from pocketrank.atomic import write_bytes
 from pocketrank.config import Project, parse
 from pocketrank.errors import BadConfig, BadInput, NotReady
 from pocketrank_features.advance import Counts, Frame
+from pocketrank_features.replacement import in_use, on_disk
 from pocketrank_features.row_files import STATES, VIEWS
 
 RECORD_KEY = b"pocketrank.segment"
@@ -129,10 +130,14 @@ class Workplace:
     """The folders of one encoder's runs in a project; held by one process at a time.
 
     Attributes:
+        encoder_id: the encoder.
+        folder: where the states are. side: where a run under way is.
         reached: what the runs so far reached.
     """
 
     def __init__(self, project: Project, encoder_id: str) -> None:
+        self.encoder_id = encoder_id
+        self._root = project.root
         self.folder = project.rows_dir(f"segment_state_{encoder_id}")
         self.side = self.folder / "run"
         self._places = {
@@ -149,10 +154,16 @@ class Workplace:
             starts_over: what is damaged does not matter, but the generation it was of.
 
         Raises:
-            NotReady: another process holds it.
+            NotReady: another process holds it, or the whole project.
             BadInput: state.json is damaged, or of another version.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        with in_use(self._root), self.held_alone(starts_over=starts_over):
+            yield self
+
+    @contextmanager
+    def held_alone(self, *, starts_over: bool = False) -> Iterator["Workplace"]:
+        """The same for somebody who has the whole project already."""
         with (self.folder / "lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,6 +179,10 @@ class Workplace:
                 self.abandon()
                 self.reached = self._written()
             yield self
+
+    def look(self) -> Reached:
+        """What the runs so far reached, without holding the folder; raises BadInput as `held`."""
+        return self._read()
 
     def begin(self, plan: Plan) -> Plan:
         """Go on with an interrupted run if it has the same plan, or begin a new one; the plan that is followed."""
@@ -237,7 +252,7 @@ class Workplace:
         moves = [(view, name) for one in done.values() for view, names in one.files.items() for name in names]
         moves += [(ITEMS, path.name) for path in (self.side / ITEMS).glob("*.parquet")]
         with ThreadPoolExecutor(8) as pool:  # the disk takes many at once in the time of a few
-            list(pool.map(_on_disk, [self.side / view / name for view, name in moves]))
+            list(pool.map(on_disk, [self.side / view / name for view, name in moves]))
         record = {"reached": asdict(reached), "moves": moves, "clear": plan.rebuild}
         write_bytes(self.side / "commit.json", _json(record))
         self._put_in_place()
@@ -261,7 +276,7 @@ class Workplace:
                 if (self.side / view / name).exists():
                     (self.side / view / name).replace(place / name)
             if moves[view]:
-                _on_disk(place)
+                on_disk(place)
             if record["clear"] and view != STATES:
                 _remove(place, "*.parquet", moves[view])
         write_bytes(self.folder / "state.json", _json(record["reached"]))
@@ -292,15 +307,6 @@ def _remove(folder: Path, pattern: str, but: set[str]) -> None:
     for path in folder.glob(pattern):
         if path.name not in but:
             path.unlink(missing_ok=True)
-
-
-def _on_disk(path: Path) -> None:
-    """See to it that a power failure does not undo what was written to a file, or renamed into a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _parsed(cls: Any, path: Path) -> Any:
