@@ -8,6 +8,10 @@ from pocketrank.command import Command, Report
 from pocketrank.errors import UsageError
 from pocketrank.times import moment
 
+NOT_FOR_TRAINING_SETS = (
+    *("bundle", "as_of", "rebuild", "skip_bad_files", "engine", "explain_policy", "picture"),
+    *("master", "partitions", "spark_conf", "spark_log"),
+)
 COLUMN_OPTIONS = tuple(f"--{name}-column" for name in ("user", "item", "behavior", "time", "score", "event-id"))
 
 
@@ -115,11 +119,22 @@ def _segment_arguments(parser: argparse.ArgumentParser) -> None:
         help="show what each segmentation policy makes of the events, and write nothing but a picture",
     )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="of --explain-policy; default: policies.png")
+    parser.add_argument(
+        "--training-set",
+        type=Path,
+        metavar="FILE",
+        help="write, as parquet for `train --set`, what phones would have had cached as each segment began",
+    )
+    parser.add_argument("--examples", type=int, metavar="N", help="of --training-set, at most; default: 100,000")
 
 
 def _segment(arguments: argparse.Namespace) -> Report:
     from pocketrank.config import Project  # noqa: PLC0415
 
+    if arguments.training_set is not None:
+        return _training_set(arguments)
+    if arguments.examples is not None:
+        raise UsageError("--examples is for --training-set; give that, or leave it out")
     project = Project.open(arguments.project)
     if arguments.explain_policy:
         from pocketrank_features.explain_policy import explain  # noqa: PLC0415
@@ -144,6 +159,22 @@ def _segment(arguments: argparse.Namespace) -> Report:
         spark=SparkWish(arguments.master, settings, arguments.partitions, arguments.spark_log) if on_spark else None,
     )
     return segment(project, wish)
+
+
+def _training_set(arguments: argparse.Namespace) -> Report:
+    from pocketrank.config import Project  # noqa: PLC0415
+
+    for option in NOT_FOR_TRAINING_SETS:
+        if getattr(arguments, option) not in (None, False):
+            raise UsageError(f"--{option.replace('_', '-')} says nothing of --training-set; leave one of them out")
+    project = Project.open(arguments.project)
+    with warnings.catch_warnings():
+        # As above: Feast's own.
+        warnings.simplefilter("ignore")
+        from pocketrank_features.training_set import EXAMPLES, write_training_set  # noqa: PLC0415
+
+        examples = EXAMPLES if arguments.examples is None else arguments.examples
+        return write_training_set(project, arguments.training_set, examples)
 
 
 def _setting(text: str) -> tuple[str, str]:
