@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from ..redis_server import LACKING, find_program, running
 
 STARTER = Path(__file__).parents[2] / "feature_repo" / "pocketrank_features" / "starter"
 BIN = Path(sys.executable).parent
@@ -154,34 +154,14 @@ def rows() -> Rows:
 
 @pytest.fixture(scope="session")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A Redis server of our own on 127.0.0.1, with nothing in it, that keeps nothing on disk."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    """Where a Redis server of our own listens on 127.0.0.1; it has nothing in it at first."""
+    program = find_program()
     if not program:
-        lacking = "no redis-server here (Debian, Ubuntu: apt install redis-server)"
         if os.environ.get("CI"):
-            pytest.fail(lacking)
-        pytest.skip(lacking)
-    folder = tmp_path_factory.mktemp("redis")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        while not _answers(port):
-            if server.poll() is not None:
-                pytest.fail(f"{program} ended: {(folder / 'log').read_text()}")
-            time.sleep(0.02)
+            pytest.fail(LACKING)
+        pytest.skip(LACKING)
+    with running(program, tmp_path_factory.mktemp("redis")) as port:
         yield port
-        server.kill()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
-            client.sendall(b"PING\r\n")
-            return client.recv(5) == b"+PONG"
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="session")
