@@ -13,19 +13,18 @@ from torch import Tensor
 
 from pocketrank.groups import spread
 from pocketrank.segments import MICROSECONDS
+from pocketrank_export.cached import FromLog, Source, as_float, events_at, rows_at
 from pocketrank_export.fusion import Cached, Live
 from pocketrank_export.history import History, Index
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B examples that share N encoded segments.
+    """B examples that share N closed segments.
 
     Attributes:
-        segment_rows: (N, L) int64 vocabulary rows, I for unknown or padding.
-        segment_behavior: (N, L) int32. segment_gap_s, segment_score, segment_mask: (N, L) float32.
-        cached: (B, S) int64 places among the N segments, N for an empty one.
-        age_s, weight, mask: (B, S) float32.
+        segment_rows, segment_behavior, segment_gap_s, segment_score, segment_mask, vectors, cached, age_s, weight,
+            mask: see `cached.Held`.
         live_rows: (B, l) int64. live_behavior: (B, l) int32. live_age_s, live_score, live_mask: (B, l) float32;
             l is the most live events of any example, at least 1.
         memory_example, memory_row: (M,) int64 example and vocabulary row of each remembered item.
@@ -38,6 +37,7 @@ class Batch:
     segment_gap_s: Tensor
     segment_score: Tensor
     segment_mask: Tensor
+    vectors: Tensor
     cached: Tensor
     age_s: Tensor
     weight: Tensor
@@ -71,6 +71,7 @@ class Builder:
         length: L.
         remembered: F, items remembered a user.
         half_life_s: of the decayed count.
+        given: what phones had cached, where a training set says it; the log itself otherwise.
     """
 
     history: History
@@ -78,75 +79,43 @@ class Builder:
     length: int
     remembered: int
     half_life_s: float
+    given: Source | None = None
+
+    @cached_property
+    def source(self) -> Source:
+        """Where cached segments come from, and which segments are examples."""
+        return FromLog(self.history, self.slots, self.length) if self.given is None else self.given
 
     def batch(self, segment: Index, live: Index, target_end: Index) -> Batch:
         """Build examples.
 
         Args:
-            segment: (B,) target segments.
+            segment: (B,) target segments, of `source.examples`.
             live: (B,) how many of its events are live, p, less than L.
             target_end: (B,) index after the last target event.
         """
-        log, cut = self.history.events, self.history.segments
-        begin = cut.first[segment]
+        log = self.history.events
+        begin = self.history.segments.first[segment]
         now_us = log.time_us[begin + np.maximum(live - 1, 0)]
+        most = max(int(live.max()), 1)
+        inside, at = (x[:, :most] for x in events_at(self.history, begin, begin + live, self.length))
+        age = np.maximum(now_us[:, None] - log.time_us[at], 0) / MICROSECONDS
         user = self.history.segment_user[segment]
-
-        slot = segment[:, None] + np.arange(-self.slots, 0)
-        filled = slot >= self.history.user_first_segment[user][:, None]
-        needed, place = np.unique(slot[filled], return_inverse=True)
-        cached = np.full(slot.shape, len(needed))
-        cached[filled] = place
-        safe = np.where(filled, slot, segment[:, None])
-        age = np.maximum(now_us[:, None] - self.history.segment_end_us[safe], 0) / MICROSECONDS
-        weight = self._weights[safe]
-
-        inside, at = self._events(cut.first[needed], cut.end[needed])
-        gap = np.zeros(at.shape)
-        gap[:, 1:] = np.diff(log.time_us[at], axis=1) / MICROSECONDS
-        live_inside, live_at = (x[:, : max(int(live.max()), 1)] for x in self._events(begin, begin + live))
-        live_age = np.maximum(now_us[:, None] - log.time_us[live_at], 0) / MICROSECONDS
         memory_example, memory_row, memory = self._memory(user, begin + live, now_us)
         target_example, target_row = self._targets(begin + live, target_end)
         return Batch(
-            segment_rows=self._rows(at, inside),
-            segment_behavior=torch.from_numpy(log.behavior[at] * inside),
-            segment_gap_s=_float(gap * inside),
-            segment_score=_float(log.score[at] * inside),
-            segment_mask=_float(inside),
-            cached=torch.from_numpy(cached),
-            age_s=_float(age * filled),
-            weight=_float(weight * filled),
-            mask=_float(filled),
-            live_rows=self._rows(live_at, live_inside),
-            live_behavior=torch.from_numpy(log.behavior[live_at] * live_inside),
-            live_age_s=_float(live_age * live_inside),
-            live_score=_float(log.score[live_at] * live_inside),
-            live_mask=_float(live_inside),
+            **self.source.held(segment, now_us)._asdict(),
+            live_rows=rows_at(self.history, at, inside),
+            live_behavior=torch.from_numpy(log.behavior[at] * inside),
+            live_age_s=as_float(age * inside),
+            live_score=as_float(log.score[at] * inside),
+            live_mask=as_float(inside),
             memory_example=torch.from_numpy(memory_example),
             memory_row=torch.from_numpy(memory_row),
-            memory=_float(memory),
+            memory=as_float(memory),
             target_example=torch.from_numpy(target_example),
             target_row=torch.from_numpy(target_row),
         )
-
-    @property
-    def items(self) -> int:
-        """I; as a row it stands for an unknown item."""
-        return len(self.history.vocabulary.items)
-
-    @cached_property
-    def _weights(self) -> np.ndarray:
-        return np.add.reduceat(self.history.events.score.astype(np.float64), self.history.segments.first)
-
-    def _events(self, first: Index, end: Index) -> tuple[np.ndarray, Index]:
-        at = first[:, None] + np.arange(self.length)
-        inside = at < end[:, None]
-        return inside, np.where(inside, at, np.minimum(first, len(self.history.user) - 1)[:, None])
-
-    def _rows(self, at: Index, inside: np.ndarray) -> Tensor:
-        rows = self.history.events.rows[at]
-        return torch.from_numpy(np.where(inside & (rows >= 0), rows, self.items))
 
     def _memory(self, user: Index, end: Index, now_us: Index) -> tuple[Index, Index, np.ndarray]:
         """Item memory of each example over its user's events before `end`; the same numbers as `pocketrank.memory`."""
@@ -191,7 +160,3 @@ def fusion_inputs(batch: Batch, encoded: Tensor, vectors: Tensor) -> tuple[Cache
     cached = Cached(with_empty[batch.cached], batch.age_s, batch.weight, batch.mask)
     live_items = vectors[batch.live_rows] * batch.live_mask[..., None]
     return cached, Live(live_items, batch.live_behavior, batch.live_age_s, batch.live_score, batch.live_mask)
-
-
-def _float(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))

@@ -25,7 +25,12 @@ def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:
 
 
 def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 4) -> Tensor:
-    """(N, K, D) encoded segments; ones of like length go together, so that little padding is computed."""
+    """(N, K, D) encoded segments; ones of like length go together, so that little padding is computed.
+
+    Segments that come encoded stay as they are.
+    """
+    if len(batch.vectors):
+        return batch.vectors
     inputs = encoder_inputs(batch, vectors)
     length = batch.segment_mask.sum(dim=1).long()
     order = torch.argsort(length, stable=True)

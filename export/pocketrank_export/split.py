@@ -30,7 +30,7 @@ class Split:
 
 
 def first_after(builder: Builder, begin_us: int, end_us: int) -> tuple[Index, Index]:
-    """Each user's first session that starts in [begin, end), for users with a segment before it.
+    """Each user's first session that starts in [begin, end), of those that are examples and not the user's first.
 
     Returns:
         (B,) its first segment, and (B,) the index after the session's last event (a session may span several
@@ -39,7 +39,8 @@ def first_after(builder: Builder, begin_us: int, end_us: int) -> tuple[Index, In
     history = builder.history
     start, user = history.segment_start_us, history.segment_user
     ordinal = np.arange(len(start)) - history.user_first_segment[user]
-    candidate = np.flatnonzero((start >= begin_us) & (start < end_us) & (ordinal > 0))
+    some = builder.source.examples
+    candidate = some[(start[some] >= begin_us) & (start[some] < end_us) & (ordinal[some] > 0)]
     _, first = np.unique(user[candidate], return_index=True)
     segment = candidate[first]
     last = segment.copy()

@@ -43,11 +43,11 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
     """
 
     def __init__(self, builder: Builder, split: Split, config: TrainingConfig) -> None:
-        history = builder.history
+        history, examples = builder.history, builder.source.examples
         self.builder, self.config, self.round = builder, config, 0
-        self.first = history.user_first_segment[:-1]
-        early = history.segment_user[history.segment_start_us < split.validation_us]
-        self.end = self.first + np.bincount(early, minlength=len(self.first))
+        self.examples = examples[history.segment_start_us[examples] < split.validation_us]
+        edges = np.searchsorted(history.segment_user[self.examples], np.arange(len(history.users) + 1))
+        self.first, self.end = edges[:-1], edges[1:]
 
     def __len__(self) -> int:
         return max(self.config.steps // self.config.rounds, 1)
@@ -76,7 +76,7 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
             order = random.permutation(len(user))
             for index in order[skip:]:
                 begin = self.first[user[index]] - shift[user[index]] + place[index] * length
-                yield np.arange(max(begin, self.first[user[index]]), min(begin + length, self.end[user[index]]))
+                yield self.examples[max(begin, self.first[user[index]]) : min(begin + length, self.end[user[index]])]
             skip = max(skip - len(order), 0)
 
 

@@ -1,0 +1,169 @@
+"""What phones hold of closed segments, for a batch of examples: cut from the log, or read from a training set.
+
+From the log every closed segment is there at once and comes as its events, for the model to encode. A training set
+says what really was there, encoded already; `training_set` reads the file.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pocketrank.compaction import Int8Array
+from pocketrank.groups import nth, spread
+from pocketrank.quantise import FloatArray, dequantise
+from pocketrank.segments import MICROSECONDS
+from pocketrank_export.history import History, Index
+
+
+class Held(NamedTuple):
+    """N closed segments that B examples share; the first fields of a `Batch`.
+
+    Attributes:
+        segment_rows: (N, L) int64 vocabulary rows, I for unknown or padding; (0, L) where `vectors` are given.
+        segment_behavior: (N, L) int32. segment_gap_s, segment_score, segment_mask: (N, L) float32.
+        vectors: (N, K, D) float32 of segments that come encoded; (0, 1, 1) where the model is to encode them.
+        cached: (B, S) int64 places among the N segments, N for an empty one.
+        age_s, weight, mask: (B, S) float32.
+    """
+
+    segment_rows: Tensor
+    segment_behavior: Tensor
+    segment_gap_s: Tensor
+    segment_score: Tensor
+    segment_mask: Tensor
+    vectors: Tensor
+    cached: Tensor
+    age_s: Tensor
+    weight: Tensor
+    mask: Tensor
+
+
+class Source(Protocol):
+    """Where cached segments come from."""
+
+    @property
+    def examples(self) -> Index:
+        """(M,) segments that can be examples, ascending."""
+
+    def held(self, segment: Index, now_us: Index) -> Held:
+        """What the users of some examples hold.
+
+        Args:
+            segment: (B,) target segments, of `examples`.
+            now_us: (B,) when each is asked, microseconds since 1970.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class FromLog:
+    """The newest S segments before each example, not encoded yet; S = `slots`, L = `length`."""
+
+    history: History
+    slots: int
+    length: int
+
+    @property
+    def examples(self) -> Index:
+        """Every segment of the log."""
+        return np.arange(len(self.history.segments))
+
+    def held(self, segment: Index, now_us: Index) -> Held:
+        """See `Source`."""
+        history, cut, log = self.history, self.history.segments, self.history.events
+        slot = segment[:, None] + np.arange(-self.slots, 0)
+        filled = slot >= history.user_first_segment[history.segment_user[segment]][:, None]
+        needed, place = np.unique(slot[filled], return_inverse=True)
+        cached = np.full(slot.shape, len(needed))
+        cached[filled] = place
+        safe = np.where(filled, slot, segment[:, None])
+        age = np.maximum(now_us[:, None] - history.segment_end_us[safe], 0) / MICROSECONDS
+        inside, at = events_at(history, cut.first[needed], cut.end[needed], self.length)
+        gap = np.zeros(at.shape)
+        gap[:, 1:] = np.diff(log.time_us[at], axis=1) / MICROSECONDS
+        return Held(
+            segment_rows=rows_at(history, at, inside),
+            segment_behavior=torch.from_numpy(log.behavior[at] * inside),
+            segment_gap_s=as_float(gap * inside),
+            segment_score=as_float(log.score[at] * inside),
+            segment_mask=as_float(inside),
+            vectors=torch.zeros(0, 1, 1),
+            cached=torch.from_numpy(cached),
+            age_s=as_float(age * filled),
+            weight=as_float(self._weights[safe] * filled),
+            mask=as_float(filled),
+        )
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        return np.add.reduceat(self.history.events.score.astype(np.float64), self.history.segments.first)
+
+
+@dataclass(frozen=True, eq=False)
+class FromSet:
+    """What a training set says was there.
+
+    Attributes:
+        examples: (M,) segments, ascending.
+        start: (M,) where the rows of each begin. size: (M,) how many there are, at most S.
+        vectors: (R, K, D) int8, each example's oldest first. scales: (R, K) float32.
+        end_s: (R,) int64 time of the last event. weight: (R,) float32.
+        slots: S. length: L.
+    """
+
+    examples: Index
+    start: Index
+    size: Index
+    vectors: Int8Array
+    scales: FloatArray
+    end_s: Index
+    weight: FloatArray
+    slots: int
+    length: int
+
+    def held(self, segment: Index, now_us: Index) -> Held:
+        """See `Source`; ages in whole seconds, as a phone counts them."""
+        which = np.searchsorted(self.examples, segment)
+        example, row = spread(self.start[which], self.start[which] + self.size[which])
+        place = self.slots - self.size[which][example] + nth(example)  # the newest last, as from the log
+        shape = (len(segment), self.slots)
+        cached = np.full(shape, len(row))
+        cached[example, place] = np.arange(len(row))
+        age, weight, mask = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        age[example, place] = np.maximum(now_us[example] // MICROSECONDS - self.end_s[row], 0)
+        weight[example, place] = self.weight[row]
+        mask[example, place] = 1
+        nothing = torch.zeros(0, self.length)
+        return Held(
+            segment_rows=nothing.long(),
+            segment_behavior=nothing.int(),
+            segment_gap_s=nothing,
+            segment_score=nothing,
+            segment_mask=nothing,
+            vectors=torch.from_numpy(dequantise(self.vectors[row], self.scales[row])),
+            cached=torch.from_numpy(cached),
+            age_s=as_float(age),
+            weight=as_float(weight),
+            mask=as_float(mask),
+        )
+
+
+def events_at(history: History, first: Index, end: Index, length: int) -> tuple[np.ndarray, Index]:
+    """(G, L) which places of some ranges of events are filled, and (G, L) the event of each, any one where none is."""
+    at = first[:, None] + np.arange(length)
+    inside = at < end[:, None]
+    return inside, np.where(inside, at, np.minimum(first, len(history.user) - 1)[:, None])
+
+
+def rows_at(history: History, at: Index, inside: np.ndarray) -> Tensor:
+    """(G, L) int64 vocabulary rows of events, I for an unknown item and where there is none."""
+    rows = history.events.rows[at]
+    return torch.from_numpy(np.where(inside & (rows >= 0), rows, len(history.vocabulary.items)))
+
+
+def as_float(array: np.ndarray) -> Tensor:
+    """The same as a float32 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
