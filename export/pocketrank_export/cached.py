@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketrank.compaction import Int8Array
 from pocketrank.groups import nth, spread
-from pocketrank.quantise import FloatArray, dequantise
+from pocketrank.quantise import FloatArray, Int8Array, dequantise
 from pocketrank.segments import MICROSECONDS
 from pocketrank_export.history import History, Index
 

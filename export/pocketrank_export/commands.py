@@ -20,11 +20,23 @@ def _project_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
 
 
-def _train(arguments: argparse.Namespace) -> Report:
-    from pocketrank_export.runs import train  # noqa: PLC0415
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    _project_argument(parser)
+    parser.add_argument(
+        "--set",
+        type=Path,
+        metavar="FILE",
+        help="go on from the model on what phones had cached, as `segment --training-set` wrote it; the encoder stays",
+    )
 
+
+def _train(arguments: argparse.Namespace) -> Report:
     begin = time.monotonic()
     project = Project.open(arguments.project)
+    if arguments.set is not None:
+        return _train_on_set(project, arguments.set, begin)
+    from pocketrank_export.runs import train  # noqa: PLC0415
+
     trained = train(project, progress=sys.stderr.isatty())
     facts = {
         "items": len(trained.vocabulary.items),
@@ -40,12 +52,57 @@ def _train(arguments: argparse.Namespace) -> Report:
     return Report(facts, {"until": f"{facts['until']}   what comes after is kept for `pocketrank evaluate`"})
 
 
+def _train_on_set(project: Project, file: Path, begin: float) -> Report:
+    from pocketrank_export.refit import refit  # noqa: PLC0415
+
+    done = refit(project, file, progress=sys.stderr.isatty())
+    trained, before = done.trained, done.before
+    facts = {
+        "set": str(file),
+        "examples": done.examples,
+        "left_out": done.left_out,
+        "sync_delay_s": done.sync_delay_s,
+        "fusion": trained.config.fusion,
+        "validation_ndcg_10": round(done.validation["pocketrank"], 4),
+        "validation_before": None if before is None else round(before, 4),
+        "validation_memory_alone": round(done.validation["memory_alone"], 4),
+        "is_better": done.is_better,
+        "seconds": round(time.monotonic() - begin, 1),
+        "folder": str(project.model_dir),
+    }
+    return Report(
+        facts,
+        {
+            "left_out": f"{done.left_out:,}   the events cut them otherwise" if done.left_out else "",
+            "validation_before": "another fusion" if before is None else f"{before:.4f}",
+            "is_better": "",
+        },
+        verdict="next: pocketrank export   the encoder_id stays, and with it every row and pack"
+        if done.is_better
+        else "no round was better than the model as it was, which stays",
+    )
+
+
 def _opened(project: Project) -> tuple["Trained", "Builder"]:
     from pocketrank_export.runs import builder_of  # noqa: PLC0415
     from pocketrank_export.trained import Trained  # noqa: PLC0415
 
     trained = Trained.open(project.model_dir)
     return trained, builder_of(project, trained)
+
+
+def _opened_on_set(project: Project, file: Path) -> tuple["Trained", "Builder", int]:
+    from pocketrank_export.refit import given  # noqa: PLC0415
+    from pocketrank_export.trained import Trained  # noqa: PLC0415
+    from pocketrank_export.training_set import TrainingSet  # noqa: PLC0415
+
+    trained, found = Trained.open(project.model_dir), TrainingSet.read(file)
+    return trained, given(project, trained, found), found.sync_delay_s
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    _project_argument(parser)
+    parser.add_argument("--set", type=Path, metavar="FILE", help="rank with what phones had cached, as it says")
 
 
 def _quality_path(project: Project) -> Path:
@@ -57,7 +114,11 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from pocketrank_export.evaluation import evaluate  # noqa: PLC0415
 
     project = Project.open(arguments.project)
-    trained, builder = _opened(project)
+    lag = {}
+    if arguments.set is None:
+        trained, builder = _opened(project)
+    else:
+        trained, builder, lag["sync_delay_s"] = _opened_on_set(project, arguments.set)
     found = evaluate(trained, builder)
     error = found.error_of_difference("pocketrank", "memory_alone")
     facts: dict[str, Any] = {
@@ -65,6 +126,7 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         "ndcg_10": {name: round(value, 4) for name, value in found.means().items()},
         "error_of_difference_to_memory_alone": round(error, 4),
         "until": from_us(trained.split.until_us).isoformat(),
+        **lag,
     }
     write_bytes(_quality_path(project), (json.dumps(facts) + "\n").encode())
     means = found.means()
@@ -117,12 +179,12 @@ def _export(arguments: argparse.Namespace) -> Report:
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("train", "train a model on the project's events", "pocketrank train", _project_argument, _train),
+    Command("train", "train a model on the project's events", "pocketrank train", _train_arguments, _train),
     Command(
         "evaluate",
         "rank the sessions kept from training, against baselines",
         "pocketrank evaluate",
-        _project_argument,
+        _evaluate_arguments,
         _evaluate,
     ),
     Command("export", "write the bundle that an app ships", "pocketrank export", _export_arguments, _export),

@@ -40,7 +40,7 @@ def train(project: Project, *, progress: bool) -> Trained:
         history, policy.max_events, project.segments.slots, project.memory.items, project.memory.half_life_s
     )
     split = Split.of(history.events.time_us, training.holdout, training.validation)
-    checkpoints = _checkpoints(project, config, training)
+    checkpoints = checkpoints_of(project, config, training)
     torch.manual_seed(training.seed)
     alone = new_model(memory_only(config), history.vocabulary, policy)
     found = {"memory_alone": fit(alone, builder, split, training, checkpoints / "memory_alone", progress=progress)}
@@ -101,9 +101,16 @@ def _start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | N
             model.items.weight[:-1] = torch.from_numpy(vectors)
 
 
-def _checkpoints(project: Project, config: ModelConfig, training: TrainingConfig) -> Path:
-    """A folder named after everything the run depends on, so that only the same run goes on from it."""
+def checkpoints_of(project: Project, config: ModelConfig, training: TrainingConfig, *digests: str) -> Path:
+    """A folder named after everything the run depends on, so that only the same run goes on from it.
+
+    Args:
+        project: its events, [segments] and [memory] count.
+        config: [model].
+        training: [training].
+        digests: of what else the run depends on.
+    """
     events = sorted((path.name, path.stat().st_size) for path in project.events_dir.rglob("*.parquet"))
     settings = [dataclasses.asdict(part) for part in (config, training, project.segments, project.memory)]
-    name = hashlib.sha256(json.dumps([settings, events], sort_keys=True).encode()).hexdigest()[:12]
+    name = hashlib.sha256(json.dumps([settings, events, *digests], sort_keys=True).encode()).hexdigest()[:12]
     return project.root / "model.checkpoints" / name

@@ -25,6 +25,7 @@ from pocketrank_export.split import Split
 
 ENCODER_BATCH = 64
 SCORE_CHUNK = 512
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class Trained:
         weights: score of an event by its behaviour.
         split: where validation and test begin.
         validation: NDCG@10 on the validation sessions, of the model and of the memory alone.
+        training_set: what fusion and memory were fitted on last, where that was a training set.
     """
 
     model: Model
@@ -60,6 +62,7 @@ class Trained:
     weights: dict[str, float]
     split: Split
     validation: dict[str, float]
+    training_set: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def sizes(self) -> Sizes:
@@ -97,9 +100,10 @@ class Trained:
             "weights": self.weights,
             "split": dataclasses.asdict(self.split),
             "validation": self.validation,
+            "training_set": self.training_set,
         }
         with folder_beside(folder) as draft:
-            tensors.save(draft / "weights.safetensors", arrays, {})
+            tensors.save(draft / WEIGHTS, arrays, {})
             (draft / "model.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -113,7 +117,7 @@ class Trained:
         if not path.is_file():
             raise NotReady(f"{folder}: no trained model; make one with: pocketrank train")
         facts = json.loads(path.read_text(encoding="utf-8"))
-        arrays, _ = tensors.read(folder / "weights.safetensors")
+        arrays, _ = tensors.read(folder / WEIGHTS)
         config = parse(ModelConfig, facts["model"], f"{path} model")
         policy = policy_from(facts["policy"])
         vocabulary = Vocabulary(facts["items"], facts["behaviors"], arrays["counts"])
@@ -130,6 +134,7 @@ class Trained:
             policy=policy,
             split=Split(**facts["split"]),
             compaction=facts.get("compaction", {"kind": "ring"}),  # what was trained before there were others
+            training_set=facts.get("training_set", {}),
             **{
                 name: facts[name]
                 for name in ("slots", "remembered", "half_life_s", "lateness_s", "weights", "validation")

@@ -132,6 +132,17 @@ def mean(found: list[np.ndarray]) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
+def quality(model: Model, builder: Builder, segment: Index, target_end: Index) -> float:
+    """NDCG@10 of a model on the validation sessions that `split.first_after` gives."""
+    model.eval()
+    with torch.no_grad():
+        found = [
+            ndcg(batch_scores(model, batch).numpy(), batch.target_example.numpy(), batch.target_row.numpy())
+            for batch in batches(builder, segment, target_end)
+        ]
+    return mean(found)
+
+
 class Bar(Callback):
     """One line on stderr: steps taken, and the newest validation."""
 
