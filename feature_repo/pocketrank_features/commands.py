@@ -219,10 +219,42 @@ DEMO = Command(
     "demo", "Do the whole job on one log, step by step.", "pocketrank demo --data git:.", _demo_arguments, _demo
 )
 
+
+def _forget_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("user", nargs="+", help="ids of users")
+    parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+    parser.add_argument(
+        "--at",
+        type=moment,
+        metavar="TIME",
+        help="refuse what is of theirs up to it from now on; ISO 8601, UTC unless zoned; default: now, or their newest "
+        "event if that is later",
+    )
+
+
+def _forget(arguments: argparse.Namespace) -> Report:
+    with warnings.catch_warnings():
+        # As above: Feast's own.
+        warnings.simplefilter("ignore")
+        from pocketrank.config import Project  # noqa: PLC0415
+        from pocketrank_features.forgetting import forget  # noqa: PLC0415
+
+        return forget(Project.open(arguments.project), arguments.user, arguments.at)
+
+
+FORGET = Command(
+    "forget",
+    "Take everything of some users out of the project and its online store; they may return.",
+    "pocketrank forget 7",
+    _forget_arguments,
+    _forget,
+)
+
 COMMANDS: tuple[Command, ...] = (
     DEMO,
     INIT,
     INGEST,
     SEGMENT,
     PACK,
+    FORGET,
 )
