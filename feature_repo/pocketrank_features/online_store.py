@@ -1,51 +1,38 @@
-"""A Feast online store in one SQLite file, laid out so that all segments of a user are one read.
+"""A Feast online store that keeps packs: what a phone syncs is one read.
 
-Named in feature_store.yaml as `type: pocketrank_features.online_store.PackOnlineStore`; serves any feature view.
-A row is one clustered entry under (project, view, owner, slot): owner is the entity key without `slot`, so a ring
-lies together on disk. Its values are one serialised `feast.types.Map`. The newest (generation, event time) stays, on
-a tie the later write: a back-fill of an older window, which overwrites newer values in Feast's own SQLite store,
-changes nothing here.
+Named in feature_store.yaml as `type: pocketrank_features.online_store.PackOnlineStore`; serves any feature view. An
+owner (an entity but for its `slot`) has one blob a view, its ring; `rings` says which row of a slot stays. A user of
+an encoder's views also has a pack, made anew in the same step that writes the last of its rows: whoever reads gets the
+pack before a run or the one after it, never a part of each. The database is a SQLite file, or a Redis server for more
+than one machine.
 """
 
-import os
-import sqlite3
-import threading
-import time
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
 from feast import Entity, FeatureView
-from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
+from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Map, Value
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-SLOT = "slot"
-GENERATION = "generation"
-NO_SLOT = -1
-BUSY_S = 30.0
-KEY_VERSION = 3
-EPOCH = datetime(1970, 1, 1)
-MICROSECOND = timedelta(microseconds=1)
-# 16 KB pages hold some sixteen rows of 64 floats: a ring of 32 is two or three pages side by side.
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS feature_rows (
-    project TEXT NOT NULL, view TEXT NOT NULL, owner BLOB NOT NULL, slot INTEGER NOT NULL,
-    generation INTEGER NOT NULL, event_us INTEGER NOT NULL, content BLOB NOT NULL,
-    PRIMARY KEY (project, view, owner, slot)
-) WITHOUT ROWID"""
-UPSERT = """
-INSERT INTO feature_rows VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET generation = excluded.generation, event_us = excluded.event_us, content = excluded.content
-WHERE (excluded.generation, excluded.event_us) >= (generation, event_us)"""
-IN_VIEW = "WHERE project = ? AND view = ?"
+from pocketrank_features import incoming
+from pocketrank_features.composing import EVENT_US, Layout
+from pocketrank_features.incoming import Record
+from pocketrank_features.redis_blobs import RedisBlobs
+from pocketrank_features.ring_store import RingStore
+from pocketrank_features.rings import SLOT, Rows
+from pocketrank_features.sqlite_blobs import SqliteBlobs
+from pocketrank_features.values import values_of
 
-Record = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+USER = "user_id"
 Found = tuple[datetime | None, dict[str, Value] | None]
 
 
@@ -55,34 +42,26 @@ class PackOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     Attributes:
         type: names the store.
         path: the SQLite file, relative to the Feast repo.
+        url: a Redis server instead, such as redis://localhost:6379/0; needs the extra `redis`.
     """
 
     type: Literal["pocketrank_features.online_store.PackOnlineStore"] = (
         "pocketrank_features.online_store.PackOnlineStore"
     )
     path: str = "data/online.db"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One stored row.
-
-    Attributes:
-        slot: the row's place in the ring, -1 in a view without slots.
-        event_us: its event timestamp, microseconds since 1970, UTC.
-        values: feature name -> value.
-    """
-
-    slot: int
-    event_us: int
-    values: dict[str, Value]
+    url: str = ""
 
 
 class PackOnlineStore(OnlineStore):  # type: ignore[misc]
-    """One SQLite file in WAL mode: many processes read while one writes, each thread has its own connection."""
+    """See the module. Any method may raise StoreFailed: the database is locked, full, damaged or out of reach."""
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._opened: dict[tuple[str, str], RingStore] = {}
+
+    @property
+    def async_supported(self) -> SupportedAsyncMethods:
+        """Both ways, each call in a thread of its own."""
+        return SupportedAsyncMethods(read=True, write=True)
 
     def online_write_batch(
         self,
@@ -91,20 +70,28 @@ class PackOnlineStore(OnlineStore):  # type: ignore[misc]
         data: list[Record],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows in one transaction; each stays only if nothing newer is there."""
-        rows = []
-        owners: dict[Any, bytes] = {}
-        for key, values, event_time, _ in data:
-            owner, slot = _place(key, owners)
-            generation = values[GENERATION].int64_val if GENERATION in values else 0
-            content = Map(val=values).SerializeToString()
-            rows.append((config.project, table.name, owner, slot, generation, _microseconds(event_time), content))
-        # Stable, so of two writes to one place the later one still comes later.
-        rows.sort(key=lambda row: row[2:4])
-        with _transaction(self._connect(config), "IMMEDIATE") as connection:
-            connection.executemany(UPSERT, rows)
-        if progress:
-            progress(len(rows))
+        """Write rows; each stays only if nothing newer is in its slot."""
+        self._write(config, table, incoming.rows_of_records(table, data), progress)
+
+    def online_write_arrow(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: pa.Table,
+        progress: Callable[[int], Any] | None = None,
+    ) -> None:
+        """Write the rows of an Arrow table, as `online_write_batch` does.
+
+        Args:
+            config: the Feast repo's configuration.
+            table: a view with a batch source.
+            data: N rows: its keys, its features, and the event time under the source's name for it.
+            progress: told how many rows each step wrote.
+
+        Raises:
+            BadInput: a column is missing, or of a type that cannot be the feature's.
+        """
+        self._write(config, table, incoming.rows_of_table(table, data), progress)
 
     def online_read(
         self,
@@ -113,50 +100,98 @@ class PackOnlineStore(OnlineStore):  # type: ignore[misc]
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[Found]:
-        """Read one row a key, all from one snapshot; (None, None) for a key that is not there."""
-        if not self._path(config).is_file():
-            return [(None, None)] * len(entity_keys)
-        statement = f"SELECT event_us, content FROM feature_rows {IN_VIEW} AND owner = ? AND slot = ?"  # noqa: S608
-        owners: dict[Any, bytes] = {}
-        found: list[Found] = []
-        with _transaction(self._connect(config)) as connection:
-            for key in entity_keys:
-                row = connection.execute(statement, (config.project, table.name, *_place(key, owners))).fetchone()
-                found.append(_found(row, requested_features) if row else (None, None))
-        return found
+        """Read one row a key; (None, None) for a key that is not there.
 
-    def read_ring(self, config: RepoConfig, table: FeatureView, user: int | str) -> list[Row]:
-        """Read every slot of one user with one range read.
+        Raises:
+            BadInput: a row is damaged.
+        """
+        places = [incoming.place_of(key) for key in entity_keys]
+        owners = list(dict.fromkeys(owner for owner, _ in places))
+        rings = dict(zip(owners, self._store(config).read(table.name, owners), strict=True))
+        wanted: dict[bytes, list[int]] = {}
+        for owner, slot in places:
+            wanted.setdefault(owner, []).append(slot)
+        rows = {owner: _rows_of(rings[owner], slots, requested_features) for owner, slots in wanted.items()}
+        return [rows[owner].get(slot, (None, None)) for owner, slot in places]
+
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Record],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """As `online_write_batch`."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Found]:
+        """As `online_read`."""
+        return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
+
+    def read_pack(
+        self, config: RepoConfig, encoder_id: str, user: int | str, not_before_s: int | None = None
+    ) -> bytes | None:
+        """What a user's phone syncs, by one read.
 
         Args:
             config: the Feast repo's configuration.
-            table: a view whose only join key besides `slot` is the user.
+            encoder_id: whose vectors.
             user: as the entity column has it, an integer or a string.
+            not_before_s: leave segments out that ended earlier, seconds since 1970.
 
         Returns:
-            Rows by ascending slot; empty for a user that is not there.
+            The content of a pack file; None for a user without one.
+
+        Raises:
+            BadInput: it is damaged.
         """
-        if not self._path(config).is_file():
-            return []
-        statement = f"SELECT slot, event_us, content FROM feature_rows {IN_VIEW} AND owner = ? ORDER BY slot"  # noqa: S608
-        rows = self._connect(config).execute(statement, (config.project, table.name, _owner_of(table, user)))
-        return [Row(slot, event_us, dict(Map.FromString(content).val)) for slot, event_us, content in rows]
+        return self._store(config).pack(encoder_id, _owner_of(user), not_before_s)
 
-    def read_owners(self, config: RepoConfig, table: FeatureView) -> Iterator[int | str]:
-        """Every user a view has rows of; see `read_ring` for the view."""
-        if not self._path(config).is_file():
-            return
-        statement = f"SELECT DISTINCT owner FROM feature_rows {IN_VIEW}"  # noqa: S608
-        for (owner,) in self._connect(config).execute(statement, (config.project, table.name)).fetchall():
-            value = deserialize_entity_key(owner, KEY_VERSION).entity_values[0]
-            yield getattr(value, value.WhichOneof("val"))
+    def read_ring(self, config: RepoConfig, table: FeatureView, user: int | str) -> pa.Table | None:
+        """All rows of a user in one view, as they are kept; None for a user without rows.
 
-    def holds(self, config: RepoConfig, table: FeatureView) -> bool:
-        """Whether a view has any row."""
-        if not self._path(config).is_file():
-            return False
-        statement = f"SELECT 1 FROM feature_rows {IN_VIEW} LIMIT 1"  # noqa: S608
-        return self._connect(config).execute(statement, (config.project, table.name)).fetchone() is not None
+        Args:
+            config: the Feast repo's configuration.
+            table: a view whose only join key besides `slot` is `user_id`.
+            user: as the entity column has it.
+
+        Raises:
+            BadInput: they are damaged.
+        """
+        (batch,) = self._store(config).read(table.name, [_owner_of(user)])
+        return None if batch is None else pa.Table.from_batches([batch])
+
+    def packs(self, config: RepoConfig, encoder_id: str) -> Iterator[tuple[int | str, bytes]]:
+        """Every user with a pack of an encoder, and the pack."""
+        for owner, content in self._store(config).packs(encoder_id):
+            yield _user_of(owner), content
+
+    def users(self, config: RepoConfig, table: FeatureView) -> Iterator[int | str]:
+        """Every user with rows in a view; see `read_ring` for the view."""
+        return map(_user_of, self._store(config).owners(table.name))
+
+    def forget(self, config: RepoConfig, user: int | str, until_us: int) -> bool:
+        """Remove all rows and packs of a user in this project, and refuse rows of event times up to a moment.
+
+        Args:
+            config: the Feast repo's configuration.
+            user: as the entity column has it; what views with further join keys hold of it stays.
+            until_us: microseconds since 1970.
+
+        Returns:
+            Whether there was anything.
+        """
+        return self._store(config).forget(_owner_of(user), until_us)
+
+    def size(self, config: RepoConfig) -> int | None:
+        """Bytes on disk; None where the database does not tell."""
+        return self._store(config).blobs.size()
 
     def update(
         self,
@@ -167,124 +202,58 @@ class PackOnlineStore(OnlineStore):  # type: ignore[misc]
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Make the file, and drop the rows of deleted views."""
+        """Drop the rows of deleted views; new ones need nothing."""
         del tables_to_keep, entities_to_delete, entities_to_keep, partial
-        self._drop(config, tables_to_delete)
+        if tables_to_delete:
+            self._store(config).drop([table.name for table in tables_to_delete])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Drop the rows of these views, and the file once nothing is left in it."""
         del entities
-        path = self._path(config)
-        if not path.is_file():
-            return
-        self._drop(config, tables)
-        connection = self._connect(config)
-        if connection.execute("SELECT 1 FROM feature_rows LIMIT 1").fetchone():
-            return
-        connection.close()
-        self._local = threading.local()
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        store = self._store(config)
+        if store.blobs.exists():
+            store.drop([table.name for table in tables])
+            store.remove_if_empty()
 
-    def _drop(self, config: RepoConfig, tables: Sequence[FeatureView]) -> None:
-        with _transaction(self._connect(config), "IMMEDIATE") as connection:
-            for table in tables:
-                connection.execute(f"DELETE FROM feature_rows {IN_VIEW}", (config.project, table.name))  # noqa: S608
+    async def close(self) -> None:
+        """Give back connections."""
+        for store in self._opened.values():
+            store.blobs.close()
 
-    def _connect(self, config: RepoConfig) -> sqlite3.Connection:
-        """This thread's connection; a forked process opens its own."""
-        key = (os.getpid(), self._path(config))
-        if getattr(self._local, "key", None) != key:
-            self._local.connection, self._local.key = _open(key[1]), key
-        connection: sqlite3.Connection = self._local.connection
-        return connection
+    def _write(self, config: RepoConfig, table: FeatureView, rows: Rows, progress: Callable[[int], Any] | None) -> None:
+        for written in self._store(config).write(table.name, rows, Layout.of(table.tags)):
+            if progress:
+                progress(written)
 
-    @staticmethod
-    def _path(config: RepoConfig) -> Path:
-        return Path(config.repo_path or ".") / str(config.online_store.path)
+    def _store(self, config: RepoConfig) -> RingStore:
+        where = config.online_store.url or str(Path(config.repo_path or ".") / config.online_store.path)
+        if (config.project, where) not in self._opened:
+            blobs = (RedisBlobs if config.online_store.url else SqliteBlobs)(where, config.project)
+            self._opened[config.project, where] = RingStore(blobs)
+        return self._opened[config.project, where]
 
 
-class _OfThread(sqlite3.Connection):
-    """A connection that is closed when the thread it belongs to ends, and nobody can close it any more."""
-
-    def __del__(self) -> None:
-        self.close()
+def _owner_of(user: int | str) -> bytes:
+    return incoming.owner_of([USER], [Value(int64_val=user) if isinstance(user, int) else Value(string_val=user)])
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, factory=_OfThread)
-    connection.execute("PRAGMA page_size = 16384")
-    _to_wal(connection)
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'feature_rows'").fetchone():
-        connection.execute(SCHEMA)
-    return connection
+def _user_of(owner: bytes) -> int | str:
+    value = deserialize_entity_key(owner, incoming.KEY_VERSION).entity_values[0]
+    user: int | str = getattr(value, value.WhichOneof("val"))
+    return user
 
 
-def _to_wal(connection: sqlite3.Connection) -> None:
-    """Switch a new file to WAL; SQLite does not wait here when two processes try at once, so we do."""
-    deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, kind: str = "DEFERRED") -> Iterator[sqlite3.Connection]:
-    connection.execute(f"BEGIN {kind}")
-    try:
-        yield connection
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-def _place(key: EntityKey, owners: dict[Any, bytes]) -> tuple[bytes, int]:
-    """Split an entity key into owner and slot; `owners` remembers the owners met before."""
-    slot, names, values = NO_SLOT, [], []
-    for name, value in zip(key.join_keys, key.entity_values, strict=True):
-        if name == SLOT and value.HasField("int64_val"):
-            slot = value.int64_val
-        else:
-            names.append(name)
-            values.append(value)
-    if len(values) != 1:
-        return _serialised(names, values), slot
-    known = (names[0], values[0].int64_val or values[0].string_val or values[0].SerializeToString())
-    if known not in owners:
-        owners[known] = _serialised(names, values)
-    return owners[known], slot
-
-
-def _owner_of(table: FeatureView, user: int | str) -> bytes:
-    names = [column.name for column in table.entity_columns if column.name != SLOT]
-    value = Value(int64_val=user) if isinstance(user, int) else Value(string_val=user)
-    return _serialised(names, [value])
-
-
-def _serialised(names: list[str], values: list[Value]) -> bytes:
-    key: bytes = serialize_entity_key(EntityKey(join_keys=names, entity_values=values), KEY_VERSION)
-    return key
-
-
-def _found(row: tuple[int, bytes], wanted: list[str] | None) -> Found:
-    event_us, content = row
-    values = dict(Map.FromString(content).val)
-    if wanted is not None:
-        values = {name: values[name] for name in wanted if name in values}
-    return EPOCH.replace(tzinfo=UTC) + event_us * MICROSECOND, values
-
-
-def _microseconds(moment: datetime) -> int:
-    """Microseconds since 1970; a time without a zone is UTC, as everywhere in Feast."""
-    naive = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-    return (naive - EPOCH) // MICROSECOND
+def _rows_of(ring: pa.RecordBatch | None, slots: list[int], wanted: list[str] | None) -> dict[int, Found]:
+    """Rows by slot, of those that are there."""
+    if ring is None:
+        return {}
+    rows = np.flatnonzero(np.isin(ring.column(SLOT).to_numpy(), slots))
+    found = ring.take(pa.array(rows)) if len(rows) < len(ring) else ring
+    features = [name for name in found.schema.names if name not in (SLOT, EVENT_US)]
+    names = [name for name in features if wanted is None or name in wanted]
+    columns = [values_of(found.column(name)) for name in names]
+    moments = [
+        incoming.EPOCH.replace(tzinfo=UTC) + us * incoming.MICROSECOND for us in found.column(EVENT_US).to_pylist()
+    ]
+    values = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)] or [{} for _ in moments]
+    return dict(zip(found.column(SLOT).to_pylist(), zip(moments, values, strict=True), strict=True))

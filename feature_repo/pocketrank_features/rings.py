@@ -1,149 +1,179 @@
-"""Read one user's rows from whatever online store the Feast repo names.
+"""A ring: the rows of one owner in one view, kept as one blob; and how new rows come into rings.
 
-Our own store gives a ring with one range read; any other is asked, through Feast, for every slot. Both give the same
-rows. Nothing here judges them: `packs` does.
+An owner is an entity but for its `slot`. In each slot the newest (generation, event time) stays, on a tie the later
+write, so a back-fill of an older window, which overwrites newer values in Feast's own SQLite store, changes nothing.
+A blob is a checksum, the fingerprint of its schema, and one Arrow record batch, rows by slot. No I/O here.
 """
 
-from collections.abc import Iterator
+import hashlib
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView
-from feast.errors import FeastObjectNotFoundException
-from feast.types import Int64
+import numpy as np
+import pyarrow as pa
 
-from pocketrank.config import Project
-from pocketrank.errors import NotReady, UnknownUser
-from pocketrank_features.online_store import GENERATION, SLOT, PackOnlineStore, Row
-from pocketrank_features.views import read_manifest, view_name
+from pocketrank.errors import BadInput
+from pocketrank.groups import Int64Array, spread, starts
+from pocketrank_features.composing import EVENT_US
+from pocketrank_features.values import SERIALISED, values_of
 
-STEPS = "run, in the project folder: pocketrank segment; feast apply; feast materialize START END"
-SECOND_US = 1_000_000
+SLOT = "__slot"
+GENERATION = "generation"
+NO_SLOT = -1
+_CRC, _FINGERPRINT = 4, 8
 
 
-@dataclass(frozen=True)
-class UserRows:
-    """What the store holds of one user.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """N rows of U owners in one view.
 
     Attributes:
-        user: the id.
-        row: the row of the users view.
-        ring: the rows of the segments view, in any order, stale ones among them.
+        owners: U keys.
+        owner: (N,) place of each row's owner, in any order.
+        table: SLOT and EVENT_US of each row, and its features as `values` keeps them.
     """
 
-    user: int | str
-    row: Row
-    ring: list[Row]
+    owners: list[bytes]
+    owner: Int64Array
+    table: pa.Table
+
+    def of(self, owners: Sequence[bytes]) -> "Rows":
+        """Those of some owners alone."""
+        number = {owner: place for place, owner in enumerate(owners)}
+        new = np.array([number.get(owner, -1) for owner in self.owners], np.int64)[self.owner]
+        which = np.flatnonzero(new >= 0)
+        return Rows(list(owners), new[which], self.table.take(pa.array(which)))
 
 
+@dataclass(frozen=True, eq=False)
 class Rings:
-    """The users of one encoder in one Feast repo."""
+    """The rings of U owners in one view.
 
-    def __init__(self, store: FeatureStore, encoder_id: str, slots: int) -> None:
-        """Look the encoder's views up.
+    Attributes:
+        batch: their rows, by owner, then by slot.
+        start: (U + 1,) where each owner's begin.
+    """
 
-        Args:
-            store: the Feast repo.
-            encoder_id: whose views.
-            slots: segments a user has at most, S.
+    batch: pa.RecordBatch
+    start: Int64Array
 
-        Raises:
-            NotReady: the views are not registered, or hold no rows yet.
-        """
-        self.store, self.slots = store, slots
-        try:
-            self.segments: FeatureView = store.get_feature_view(view_name("segments", encoder_id))
-            self.users: FeatureView = store.get_feature_view(view_name("users", encoder_id))
-        except FeastObjectNotFoundException:
-            raise NotReady(f"{store.repo_path}: Feast has no views of encoder {encoder_id}; {STEPS}") from None
-        self.online = store._get_provider().online_store
-        if not self._materialised():
-            raise NotReady(f"{store.repo_path}: no rows of {self.users.name} in the online store; {STEPS}")
+    @property
+    def owner(self) -> Int64Array:
+        """(N,) place of each row's owner."""
+        return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
 
-    @classmethod
-    def open(cls, project: Project) -> "Rings":
-        """The users of the encoder that the project's bundle names.
+    def part(self, which: Int64Array) -> "Rings":
+        """The rings of some owners, by their places, ascending."""
+        begin, end = self.start[which], self.start[which + 1]
+        return Rings(self.batch.take(pa.array(spread(begin, end)[1])), starts(end - begin))
 
-        Raises:
-            NotReady: no bundle, no Feast repo, nothing registered or nothing materialised.
-            BadBundle: the manifest cannot be read.
-        """
-        manifest = read_manifest(project)
-        if not manifest:
-            raise NotReady(f"no manifest.json in {project.bundle_dir}; make a bundle with: pocketrank export")
-        if not (project.root / "feature_store.yaml").is_file():
-            raise NotReady(f"no feature_store.yaml in {project.root}; make a project with: pocketrank init")
-        return cls(FeatureStore(repo_path=str(project.root)), manifest["encoder_id"], manifest["sizes"]["S"])
+    def blobs(self) -> list[bytes | None]:
+        """One an owner; None for a ring without rows."""
+        seal = fingerprint(self.batch.schema)
+        spans = zip(self.start[:-1].tolist(), np.diff(self.start).tolist(), strict=True)
+        return [_sealed(seal, self.batch.slice(begin, rows)) if rows else None for begin, rows in spans]
 
-    def user_id(self, text: str) -> int | str:
-        """A user as typed, as the view has it.
 
-        Raises:
-            UnknownUser: ids are integers here, and this is none.
-        """
-        if next(column.dtype for column in self.users.entity_columns) != Int64:
-            return text
-        try:
-            return int(text)
-        except ValueError:
-            raise UnknownUser(f"user {text!r}: users of {self.users.name} are integers; check the id") from None
+def fingerprint(schema: pa.Schema) -> bytes:
+    """Names a schema in the blobs that have it."""
+    return hashlib.sha256(schema.serialize().to_pybytes()).digest()[:_FINGERPRINT]
 
-    def every_user(self) -> Iterator[int | str]:
-        """Every user of the store; for a store that cannot say, every user of the rows it was filled from."""
-        if isinstance(self.online, PackOnlineStore):
-            yield from self.online.read_owners(self.store.config, self.users)
-            return
-        ids = pq.read_table(Path(self.users.batch_source.path), columns=["user_id"])["user_id"]
-        yield from pc.unique(ids).to_pylist()
 
-    def read(self, user: int | str) -> UserRows:
-        """Read one user: a range read of our own store, or S point reads of another.
+def fingerprint_in(blob: bytes) -> bytes:
+    """The fingerprint of a blob's schema."""
+    return blob[_CRC : _CRC + _FINGERPRINT]
 
-        Raises:
-            UnknownUser: the store has no such user.
-        """
-        if not isinstance(self.online, PackOnlineStore):
-            return self.read_through_feast(user)
-        rows = self.online.read_ring(self.store.config, self.users, user)
-        if not rows:
-            raise self._unknown(user)
-        return UserRows(user, rows[0], self.online.read_ring(self.store.config, self.segments, user))
 
-    def read_through_feast(self, user: int | str) -> UserRows:
-        """Read one user with nothing but `get_online_features`, which every online store serves.
+def opened(blob: bytes, schema: pa.Schema) -> pa.RecordBatch:
+    """The rows in a blob.
 
-        Raises:
-            UnknownUser: the store has no such user.
-        """
-        rows = self._point_reads(self.users, [{"user_id": user}])
-        if not rows:
-            raise self._unknown(user)
-        slots = [{"user_id": user, SLOT: slot} for slot in range(self.slots)]
-        return UserRows(user, rows[0], self._point_reads(self.segments, slots))
+    Raises:
+        BadInput: it is damaged.
+    """
+    if zlib.crc32(memoryview(blob)[_CRC:]).to_bytes(_CRC, "little") != blob[:_CRC]:
+        raise BadInput("damaged")
+    return pa.ipc.read_record_batch(pa.py_buffer(blob)[_CRC + _FINGERPRINT :], schema)
 
-    def _point_reads(self, view: FeatureView, keys: list[dict[str, Any]]) -> list[Row]:
-        names = [field.name for field in view.features]
-        response = self.store.get_online_features([f"{view.name}:{name}" for name in names], keys).proto
-        columns = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-        rows = []
-        for index, key in enumerate(keys):
-            if columns[GENERATION].values[index].WhichOneof("val") is None:
-                continue
-            moment = columns[GENERATION].event_timestamps[index]
-            values = {name: columns[name].values[index] for name in names}
-            rows.append(Row(key.get(SLOT, -1), moment.seconds * SECOND_US + moment.nanos // 1000, values))
-        return rows
 
-    def _materialised(self) -> bool:
-        if isinstance(self.online, PackOnlineStore):
-            return self.online.holds(self.store.config, self.users)
-        return bool(self.users.materialization_intervals)
+def joined(held: Sequence[pa.RecordBatch | None]) -> Rings | None:
+    """Rings side by side; None where nobody has rows."""
+    start = starts(np.array([0 if batch is None else batch.num_rows for batch in held], np.int64))
+    batches = [batch for batch in held if batch is not None]
+    return Rings(_one_batch(_alike(batches)), start) if batches else None
 
-    def _unknown(self, user: int | str) -> UnknownUser:
-        return UnknownUser(
-            f"user {user!r} is not in {self.users.name}; check the id, or if the user is new run: "
-            "pocketrank segment; feast materialize START END"
-        )
+
+def merged(held: Sequence[pa.RecordBatch | None], rows: Rows) -> Rings:
+    """What the owners' rings are after some rows were written.
+
+    Args:
+        held: (U,) the ring of each owner before, None for none.
+        rows: theirs.
+    """
+    before = joined(held)
+    if before is None:
+        table, owner = _one_batch([rows.table]), rows.owner
+    else:
+        table = _one_batch(_alike([before.batch, _one_batch([rows.table])], rows.table.schema))
+        owner = np.concatenate([before.owner, rows.owner])
+    slot, event_us = (table.column(name).to_numpy() for name in (SLOT, EVENT_US))
+    # Stable, so of two writes to one place the later one still comes later.
+    order = np.lexsort((event_us, _generation(table), slot, owner))
+    place = np.stack([owner, slot])[:, order]
+    kept = order[np.append((place[:, 1:] != place[:, :-1]).any(axis=0), True)] if len(order) else order
+    if not np.array_equal(kept, np.arange(len(table))):
+        table = table.take(pa.array(kept))
+    return Rings(table, starts(np.bincount(owner[kept], minlength=len(rows.owners))))
+
+
+def _sealed(seal: bytes, batch: pa.RecordBatch) -> bytes:
+    body: bytes = seal + batch.serialize().to_pybytes()
+    return zlib.crc32(body).to_bytes(_CRC, "little") + body
+
+
+def _generation(batch: pa.RecordBatch) -> Int64Array:
+    if GENERATION not in batch.schema.names or not pa.types.is_integer(batch.schema.field(GENERATION).type):
+        return np.zeros(len(batch), np.int64)
+    numbers: Int64Array = batch.column(GENERATION).fill_null(0).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _one_batch(tables: Sequence[pa.RecordBatch | pa.Table]) -> pa.RecordBatch:
+    """All rows in one batch; what has one schema is not looked at again."""
+    parts = [pa.Table.from_batches([part]) if isinstance(part, pa.RecordBatch) else part for part in tables]
+    table = (parts[0] if len(parts) == 1 else pa.concat_tables(parts)).combine_chunks()
+    return table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema)
+
+
+def _alike(batches: Sequence[pa.RecordBatch], wanted: pa.Schema | None = None) -> Sequence[pa.RecordBatch]:
+    """The same rows under one schema: the columns of `wanted`, or of the last batch.
+
+    Where the view's schema has changed, what is missing is null, and a column of two types is kept as values.
+    """
+    names = (wanted or batches[-1].schema).names
+    schemas = {id(batch.schema): batch.schema for batch in batches}.values()
+    if all(schema.equals(batches[-1].schema) for schema in schemas) and batches[-1].schema.names == names:
+        return batches
+    columns = {name: [_column(batch, name) for batch in batches] for name in names}
+    for name, parts in columns.items():
+        kinds = {part.type for part in parts if part.null_count < len(part)}
+        kind = kinds.pop() if len(kinds) == 1 else SERIALISED if kinds else parts[-1].type
+        columns[name] = [_as(part, kind) for part in parts]
+    return [
+        pa.RecordBatch.from_arrays([parts[place] for parts in columns.values()], names=names)
+        for place in range(len(batches))
+    ]
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return batch.column(name) if name in batch.schema.names else pa.nulls(len(batch), SERIALISED)
+
+
+def _as(part: pa.Array, kind: pa.DataType) -> pa.Array:
+    if part.type == kind:
+        return part
+    if part.null_count == len(part):
+        return pa.nulls(len(part), kind)
+    known = part.is_valid().to_pylist()
+    values = zip(values_of(part), known, strict=True)
+    return pa.array([value.SerializeToString() if there else None for value, there in values], kind)

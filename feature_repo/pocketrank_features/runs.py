@@ -27,9 +27,8 @@ from pocketrank.config import Project, parse
 from pocketrank.errors import BadConfig, BadInput, NotReady
 from pocketrank_features.advance import Counts, Frame
 from pocketrank_features.replacement import in_use, on_disk
-from pocketrank_features.row_files import STATES, VIEWS
+from pocketrank_features.row_files import RECORD_KEY, STATES, VIEWS
 
-RECORD_KEY = b"pocketrank.segment"
 ITEMS = "items"
 FORMAT = "pocketrank.segment_state/1"
 NOTHING_YET_US = -(2**62)  # where the clock of a job that never ran stands

@@ -18,6 +18,7 @@ from feast.types import Bytes, Int64, String
 from pocketrank.config import FILE_NAME, Project
 from pocketrank.errors import BadBundle, BadInput, UsageError
 from pocketrank_features.kinds import KINDS, OPTIONAL, Kind
+from pocketrank_features.row_files import RECORD_KEY
 
 OWNER = "pocketrank"
 SERVICE = "on_device_ranking"
@@ -85,7 +86,7 @@ def definitions(project: Project) -> list[Any]:
     data = project.rows_dir("segments_").parent
     encoders = sorted(path.name.removeprefix("segments_") for path in data.glob("segments_*"))
     found = {
-        (encoder_id, kind.name): _schema(files[0], kind)
+        (encoder_id, kind.name): _schema(files[-1], kind)
         for encoder_id in encoders
         for kind in KINDS
         if (files := sorted(project.rows_dir(view_name(kind.name, encoder_id)).glob("*.parquet")))
@@ -93,7 +94,7 @@ def definitions(project: Project) -> list[Any]:
     entities = {entity.name: entity for entity in _entities(list(found.values()))}
     objects: list[Any] = list(entities.values())
     for encoder_id in encoders:
-        tags = _tags(encoder_id, manifest)
+        tags = _tags(encoder_id, manifest, found.get((encoder_id, "segments")))
         made = {
             kind.name: _view(_source(project, kind, tags), kind, found[encoder_id, kind.name], entities)
             for kind in KINDS
@@ -105,10 +106,16 @@ def definitions(project: Project) -> list[Any]:
     return objects
 
 
-def _tags(encoder_id: str, manifest: dict[str, Any]) -> dict[str, str]:
-    current = encoder_id == manifest.get("encoder_id")
-    sizes = {name: str(manifest["sizes"][name]) for name in "SKDFT" if name in manifest["sizes"]} if current else {}
-    return {"encoder_id": encoder_id, "in_bundle": str(current).lower(), **sizes}
+def _tags(encoder_id: str, manifest: dict[str, Any], rows: pa.Schema | None) -> dict[str, str]:
+    """What people who browse the registry may ask, and `composing.Layout`."""
+    tags = {"encoder_id": encoder_id, "in_bundle": str(encoder_id == manifest.get("encoder_id")).lower()}
+    record = json.loads(((rows.metadata if rows else None) or {}).get(RECORD_KEY, b"{}"))
+    if record:
+        compaction = record["compaction"]
+        tags |= {axis: str(size) for axis, size in record["sizes"].items()}
+        tags |= {"compaction": compaction["kind"], "policy": record["policy"]["kind"]}
+        tags |= {"levels": str(compaction["levels"])} if "levels" in compaction else {}
+    return tags
 
 
 def _entities(schemas: list[pa.Schema]) -> list[Entity]:

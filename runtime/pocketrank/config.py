@@ -64,6 +64,7 @@ class SegmentsConfig:
         levels: of merging, each spanning twice the one before; what the last gives up joins one rest (log).
         lateness_s: seconds a segment waits for late events before the clock may close it.
         sync_delay_s: seconds from a segment's close until it is on the phone (--training-set).
+        max_age_s: packs leave out segments that ended longer ago (ring); 0 leaves none out.
         vectors: how rows hold vectors: "float32"; or "int8", with their scales, in a quarter of the room.
     """
 
@@ -81,6 +82,7 @@ class SegmentsConfig:
     levels: int = 4
     lateness_s: int = 0
     sync_delay_s: int = 0
+    max_age_s: int = 0
     vectors: str = "float32"
 
     def __post_init__(self) -> None:
@@ -88,6 +90,11 @@ class SegmentsConfig:
         _hold("slots", self.slots, self.slots >= 1, "1 or more")
         _hold("compaction", self.compaction, self.compaction in ("ring", "log"), "'ring' or 'log'")
         _hold("levels", self.levels, self.levels >= 1, "1 or more")
+        _hold("max_age_s", self.max_age_s, self.max_age_s >= 0, "0 or more")
+        if self.max_age_s and self.compaction != "ring":
+            raise BadConfig(
+                'max_age_s: a log reaches back to the first event; leave it out, or take compaction = "ring"'
+            )
         _hold("lateness_s", self.lateness_s, self.lateness_s >= 0, "0 or more")
         _hold("sync_delay_s", self.sync_delay_s, self.sync_delay_s >= 0, "0 or more")
 

@@ -14,6 +14,7 @@ PocketRankError
 ├── BundleMismatch        a pack encoded by another model than the bundle             exit 1
 ├── NotReady              an earlier step has not been run; names the command         exit 1
 ├── SparkFailed           a cluster did not do its part of the job                    exit 1
+├── StoreFailed           an online store did not: locked, full, damaged, unreachable exit 1
 └── CheckFailed           a verification ran, and found a difference                  exit 1
 
 A message says what, where, found, wanted and the next step, in one line.
@@ -78,6 +79,10 @@ class NotReady(PocketRankError):
 
 class SparkFailed(PocketRankError):
     """A cluster did not do its part of the job."""
+
+
+class StoreFailed(PocketRankError):
+    """An online store did not do its part: it is locked, full, damaged or out of reach."""
 
 
 class CheckFailed(PocketRankError):

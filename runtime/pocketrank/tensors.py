@@ -6,7 +6,9 @@ Reading and checking a header is the library's.
 """
 
 import json
+import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +31,25 @@ def to_bytes(tensors: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, str
         tensors: name -> array of int8, int32, int64 or float32.
         metadata: string to string.
     """
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    chunks, offset = [], 0
-    for name, array in sorted(tensors.items()):
-        chunk = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-        header[name] = {
-            "dtype": _DTYPES[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + len(chunk)],
-        }
-        chunks.append(chunk)
-        offset += len(chunk)
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    arrays = [np.ascontiguousarray(array) for _, array in sorted(tensors.items())]
+    described = _described(tuple((name, tensors[name].dtype, tensors[name].shape) for name in sorted(tensors)))
+    about = json.dumps(dict(sorted(metadata.items())), separators=(",", ":"), ensure_ascii=False)
+    text = f'{{"__metadata__":{about}{described}}}'.encode()
     text += b" " * (-len(text) % 8)
+    chunks = [array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes() for array in arrays]
     return b"".join([len(text).to_bytes(8, "little"), text, *chunks])
+
+
+@lru_cache(maxsize=1024)
+def _described(tensors: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> str:
+    """What the header says of tensors after its metadata: packs of one size share it."""
+    described, offset = "", 0
+    for name, dtype, shape in tensors:
+        end = offset + dtype.itemsize * math.prod(shape)
+        entry = {"dtype": _DTYPES[dtype.name], "shape": list(shape), "data_offsets": [offset, end]}
+        described += f",{json.dumps(name, ensure_ascii=False)}:{json.dumps(entry, separators=(',', ':'))}"
+        offset = end
+    return described
 
 
 def from_bytes(content: bytes, where: str) -> tuple[Tensors, dict[str, str]]:
