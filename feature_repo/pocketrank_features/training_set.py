@@ -26,7 +26,7 @@ from pocketrank.quantise import quantise
 from pocketrank.segments import MICROSECONDS
 from pocketrank_features.moments import Moments, moments_of
 from pocketrank_features.point_in_time import cached_at, column, in_a_pack
-from pocketrank_features.runs import RECORD_KEY
+from pocketrank_features.row_files import RECORD_KEY
 from pocketrank_features.views import read_manifest, view_name
 
 FORMAT = "pocketrank.training_set/1"
