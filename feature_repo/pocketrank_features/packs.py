@@ -3,14 +3,16 @@
 import argparse
 import hashlib
 from collections.abc import Iterable
+from contextlib import suppress
 from urllib.parse import quote
 
 from pocketrank import atomic
 from pocketrank.command import Report, progress
 from pocketrank.config import Project
-from pocketrank.errors import UsageError
+from pocketrank.errors import NotReady, UsageError
 from pocketrank.pack import Pack
 from pocketrank.times import from_us
+from pocketrank_features.composing import MATERIALIZE
 from pocketrank_features.pack_source import PackSource
 
 LONGEST_NAME = 180
@@ -39,12 +41,36 @@ def run(arguments: argparse.Namespace) -> Report:
     source = PackSource.open(project)
     users = list(source.every_user()) if arguments.all else [source.user_id(text) for text in arguments.user]
     # Of users who are named, all are looked up before the first is written.
-    packs: Iterable[bytes] = map(source.read, users) if arguments.all else [source.read(user) for user in users]
+    packs: Iterable[bytes | None] = (
+        (_or_none(source, user) for user in users) if arguments.all else [source.read(user) for user in users]
+    )
+    waiting: list[int | str] = []
     total = segments = newest = 0
     for user, content in progress(zip(users, packs, strict=True), len(users), "packs"):
+        if content is None:
+            waiting.append(user)
+            continue
         pack = Pack.from_bytes(content, f"user {user!r}")
         atomic.write_bytes(out / file_name(user), content)
         total, segments, newest = total + len(content), segments + len(pack), max(newest, pack.through[0])
     through = from_us(newest).isoformat()
-    facts = {"packs": len(users), "bytes": total, "segments": segments, "through": through, "out": str(out)}
-    return Report(facts)
+    facts = {
+        "packs": len(users) - len(waiting),
+        "bytes": total,
+        "segments": segments,
+        "waiting": len(waiting),
+        "through": through,
+        "out": str(out),
+    }
+    some = (
+        f"{len(waiting):,} users have no pack, not all of their rows being there, such as user {waiting[0]!r}"
+        if waiting
+        else ""
+    )
+    return Report(facts, {"waiting": some}, verdict=f"then {MATERIALIZE}" if waiting else "")
+
+
+def _or_none(source: PackSource, user: int | str) -> bytes | None:
+    with suppress(NotReady):
+        return source.read(user)
+    return None

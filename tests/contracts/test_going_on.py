@@ -1,14 +1,14 @@
 """A phone goes on where its pack stops, and comes to what the server comes to: policy, encoder, compaction, memory."""
 
-from datetime import datetime
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from feast.protos.feast.types.Value_pb2 import FloatList, Int64List, Value
 
 from pocketrank import Ranker
 from pocketrank.bundle import Bundle
@@ -16,10 +16,8 @@ from pocketrank.config import Project
 from pocketrank.errors import BadPack
 from pocketrank.pack import Pack
 from pocketrank.segments import policy_settings
-from pocketrank.times import from_us, to_us
-from pocketrank_features.online_store import Row
-from pocketrank_features.packs import pack_from
-from pocketrank_features.rings import UserRows
+from pocketrank.times import from_us
+from pocketrank_features.composing import Layout, composed
 from pocketrank_features.segment_job import Wish, segment
 
 from ..bundles import write_bundle
@@ -57,31 +55,34 @@ def deliver(project: Project, name: str, log: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(log, schema), path)
 
 
-def value(of: Any) -> Value:
-    if isinstance(of, bytes):
-        return Value(bytes_val=of)
-    if isinstance(of, datetime):
-        return Value(unix_timestamp_val=to_us(of) // US)
-    if isinstance(of, list):
-        if of and isinstance(of[0], float):
-            return Value(float_list_val=FloatList(val=of))
-        return Value(int64_list_val=Int64List(val=of))
-    return Value(int64_val=of) if isinstance(of, int) else Value(float_val=of)
-
-
 def synced(project: Project, bundle: Bundle, now_us: int) -> Pack:
     """Segment, keep the newest row of each slot as an online store does, make the pack."""
     segment(project, Wish(bundle.folder, from_us(now_us)))
-    found: dict[str, dict[int, Row]] = {}
+    newest: list[pa.Table] = []
     for view in ("segments", "users"):
         files = sorted(project.rows_dir(f"{view}_e1").glob("*.parquet"))
-        rows = [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
-        for row in sorted(rows, key=lambda row: (row["closed_at"], row["created"])):
-            slot = row.get("slot", -1)
-            values = {name: value(one) for name, one in row.items() if name not in ("user_id", "slot")}
-            found.setdefault(view, {})[slot] = Row(slot, to_us(row["closed_at"]), values)
-    rows = UserRows(7, found["users"][-1], list(found["segments"].values()))
-    return pack_from(rows, "e1", dict(bundle.manifest.sizes))
+        table = pa.concat_tables([pq.ParquetFile(file).read() for file in files]).sort_by(
+            [("closed_at", "ascending"), ("created", "ascending")]
+        )
+        slots = table["slot"].to_pylist() if view == "segments" else [-1] * len(table)
+        kept = table.take(pa.array(sorted({slot: row for row, slot in enumerate(slots)}.values())))
+        newest.append(kept.append_column("__event_us", kept["closed_at"].cast(pa.int64())))
+    record = json.loads(table.schema.metadata[b"pocketrank.segment"])
+    tags = {axis: str(size) for axis, size in record["sizes"].items()} | {"encoder_id": "e1"}
+    tags |= {"compaction": record["compaction"]["kind"], "levels": str(record["compaction"].get("levels", 0))}
+    layout = Layout.of(tags)
+    assert layout is not None
+    (pack,) = composed(newest[1], in_seconds(newest[0]), np.zeros(len(newest[0]), np.int64), layout, [7])
+    assert isinstance(pack, Pack), pack
+    return pack
+
+
+def in_seconds(table: pa.Table) -> pa.Table:
+    """Times as Feast keeps them online."""
+    for name in ("segment_start", "segment_end"):
+        whole = pc.floor_temporal(table[name], unit="second").cast(pa.timestamp("s"))
+        table = table.set_column(table.schema.get_field_index(name), name, whole)
+    return table
 
 
 @pytest.mark.parametrize("compaction", COMPACTIONS, ids=["ring", "log"])

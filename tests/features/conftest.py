@@ -24,6 +24,13 @@ S, K, D, T = 4, 2, 8, 4
 HOUR = 3_600_000_000
 START_US = 1_700_000_000_000_000
 SIZES = {"S": S, "K": K, "D": D, "F": 64, "T": T}
+# What `pocketrank segment` says of its rows.
+RECORD = {
+    "encoder_id": ENCODER,
+    "sizes": {"S": S, "K": K, "L": 8, "D": D, "T": T},
+    "policy": {"kind": "session_gap"},
+    "compaction": {"kind": "ring"},
+}
 
 
 def vectors_of(user: int, last: int) -> np.ndarray:
@@ -48,7 +55,7 @@ def segment(user: int, slot: int, first: int, last: int, generation: int = 0) ->
         "segment_end": end,
         "ordinal_first": first,
         "ordinal_last": last,
-        "level": last - first,
+        "level": 0,
         "generation": generation,
         "n_events": 3 + last,
         "score_sum": 0.5 + last,
@@ -101,7 +108,8 @@ def write_rows(root: Path, kind: str, name: str, rows: list[dict[str, Any]]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     ids = pa.string() if rows and isinstance(rows[0].get("user_id"), str) else pa.int64()
     fields = [(column, ids if column == "user_id" else TYPES.get(column, pa.int64())) for column in rows[0]]
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(fields)), folder / f"{name}.parquet")
+    table = pa.Table.from_pylist(rows, pa.schema(fields, {b"pocketrank.segment": json.dumps(RECORD).encode()}))
+    pq.write_table(table, folder / f"{name}.parquet")
 
 
 def write_bundle(root: Path) -> None:
@@ -168,19 +176,22 @@ def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
     """Users 1 to 5 with six segments in four slots; first the four oldest are materialised, then the rest.
 
-    User 3's last merge put ordinals 2 to 5 into slot 0 and left covered rows behind. User 4 was rebuilt: generation 1
-    has fewer rows. User 6 has a row and no segments.
+    User 3 did nothing after the first. User 4 was rebuilt: generation 1 has fewer rows. User 6 has a row, and segments
+    that were not written yet.
     """
     root = start_project(tmp_path_factory.mktemp("shop") / "shop")
     fresh = start_project(tmp_path_factory.mktemp("clone") / "clone")
     write_bundle(root)
     write_rows(root, "segments", "early", [segment(u, n % S, n, n) for u in range(1, 6) for n in range(4)])
     late = [segment(u, n % S, n, n) for u in (1, 2, 5) for n in (4, 5)]
-    late += [segment(3, 0, 2, 5), segment(4, 0, 0, 2, generation=1), segment(4, 1, 3, 5, generation=1)]
-    late[-2]["closed_at"] = late[-2]["created"] = late[-2]["closed_at_us"] = START_US + 5 * HOUR
+    rebuilt = [segment(4, 0, 0, 0, generation=1), segment(4, 1, 1, 1, generation=1)]
+    for row in rebuilt:  # by another policy, which made fewer segments of the same time
+        row["segment_end"] += 4 * HOUR
+        row["closed_at"] = row["created"] = row["closed_at_us"] = row["segment_end"] + HOUR // 2
+    late += rebuilt
     write_rows(root, "segments", "late", late)
     write_rows(root, "users", "early", [user_row(u, 3) for u in range(1, 6)])
-    write_rows(root, "users", "late", [user_row(u, 5, generation=int(u == 4)) for u in range(1, 7)])
+    write_rows(root, "users", "late", [user_row(u, 5, generation=int(u == 4)) for u in (1, 2, 4, 5, 6)])
     write_rows(root, "items", "all", [item_row(n) for n in range(3)])
     said = {}
     beside = _feast(fresh, "apply")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -14,7 +15,9 @@ from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.repo_config import RepoConfig
 from feast.types import Array, Float32, Int64, String
 
-from pocketrank_features.online_store import PackOnlineStore, _to_wal
+from pocketrank.errors import StoreFailed
+from pocketrank_features.online_store import PackOnlineStore
+from pocketrank_features.sqlite_blobs import _to_wal
 
 pytestmark = [
     # ibis 12 on duckdb >= 1.5, within Feast's materialisation.
@@ -72,7 +75,7 @@ def test_the_newest_generation_and_time_wins_in_whatever_order_rows_are_written(
             )
         batch = [(key(user_id=user, slot=2), values, moment, None) for _, values, moment, _ in order]
         PackOnlineStore().online_write_batch(config, view(), batch, None)
-        assert [content(row.values) for row in PackOnlineStore().read_ring(config, view(), user)] == [12, 12]
+        assert [values[0] for values in ring_of(user, config)["vectors"].to_pylist()] == [12, 12]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -89,18 +92,21 @@ def test_a_ring_has_all_slots_of_its_user_and_no_other(config: RepoConfig) -> No
     batch = [row(key(slot=slot, user_id=user), DAY, 10 * user + slot) for user in (7, 70, -7) for slot in (2, 0, 31)]
     store.online_write_batch(config, view(), batch, None)
     store.online_write_batch(config, view("others"), [row(key(user_id=7, slot=9), DAY, 1.0)], None)
-    ring = store.read_ring(config, view(), 7)
-    assert [(row.slot, content(row.values)) for row in ring] == [(0, 70), (2, 72), (31, 101)]
-    assert sorted(store.read_owners(config, view())) == [-7, 7, 70]
-    assert store.read_ring(config, view(), 8) == []
+    ring = ring_of(7, config)
+    assert ring["__slot"].to_pylist() == [0, 2, 31]
+    assert ring["vectors"].to_pylist() == [[70], [72], [101]]
+    assert sorted(store.users(config, view())) == [-7, 7, 70]
+    assert store.read_ring(config, view(), 8) is None
 
 
 def test_string_ids_and_views_without_slots_are_served(config: RepoConfig) -> None:
     store, users = PackOnlineStore(), view("users", ("user_id", String))
     batch = [row(key(user_id=user), DAY, n) for n, user in enumerate(["", "ü/1", "0"])]
     store.online_write_batch(config, users, batch, None)
-    assert [content(store.read_ring(config, users, user)[0].values) for user in ("", "ü/1", "0")] == [0, 1, 2]
-    assert store.read_ring(config, users, "0")[0].slot == -1
+    found = [store.read_ring(config, users, user) for user in ("", "ü/1", "0")]
+    assert [ring["vectors"].to_pylist() for ring in found if ring] == [[[0]], [[1]], [[2]]]
+    assert found[0] is not None
+    assert found[0]["__slot"].to_pylist() == [-1]
 
 
 def test_reading_keeps_the_order_of_the_keys_and_marks_what_is_missing(config: RepoConfig) -> None:
@@ -120,7 +126,7 @@ def test_a_time_without_a_zone_is_utc_and_microseconds_are_kept(config: RepoConf
     east = moment.replace(tzinfo=UTC).astimezone(UTC).astimezone()
     store.online_write_batch(config, view(), [row(key(user_id=1, slot=0), moment, 1.0)], None)
     store.online_write_batch(config, view(), [row(key(user_id=1, slot=1), east, 1.0)], None)
-    assert {row.event_us for row in store.read_ring(config, view(), 1)} == {1714564800000001}
+    assert ring_of(1, config)["__event_us"].to_pylist() == [1714564800000001] * 2
 
 
 def test_rows_of_a_deleted_view_go_and_the_others_stay(config: RepoConfig) -> None:
@@ -128,7 +134,7 @@ def test_rows_of_a_deleted_view_go_and_the_others_stay(config: RepoConfig) -> No
     for name in ("old", "new"):
         store.online_write_batch(config, view(name), [row(place, DAY, 1.0)], None)
     store.update(config, [view("old")], [view("new")], [], [], partial=False)
-    assert [store.holds(config, view(name)) for name in ("old", "new")] == [False, True]
+    assert [list(store.users(config, view(name))) for name in ("old", "new")] == [[], [1]]
     store.teardown(config, [view("new")], [])
     assert list((config.repo_path / "data").iterdir()) == []
 
@@ -143,9 +149,10 @@ def test_readers_meet_whole_rings_while_one_writes_and_none_is_turned_away(confi
             while not done.is_set():
                 ring = store.read_ring(config, view(), 1)
                 points = store.online_read(config, view(), keys)
-                seen = {content(row.values) for row in ring}, {content(values) for _, values in points}
+                ends = set() if ring is None else {values[0] for values in ring["vectors"].to_pylist()}
+                seen = ends, {content(values) for _, values in points}
                 torn.extend(one for one in seen if len(one) > 1)
-        except sqlite3.Error as error:
+        except StoreFailed as error:
             failed.append(error)
 
     readers = [threading.Thread(target=read) for _ in range(4)]
@@ -169,7 +176,7 @@ def test_all_who_open_a_new_file_at_once_can_write(config: RepoConfig) -> None:
         start.wait()
         try:
             store.online_write_batch(config, view(), [row(key(user_id=user, slot=0), DAY, user)], None)
-        except sqlite3.Error as error:
+        except StoreFailed as error:
             failed.append(error)
 
     writers = [threading.Thread(target=write, args=(user,)) for user in range(8)]
@@ -178,7 +185,7 @@ def test_all_who_open_a_new_file_at_once_can_write(config: RepoConfig) -> None:
     for writer in writers:
         writer.join()
     assert failed == []
-    assert sorted(PackOnlineStore().read_owners(config, view())) == list(range(8))
+    assert sorted(PackOnlineStore().users(config, view())) == list(range(8))
 
 
 def test_a_file_that_another_process_is_just_making_is_waited_for() -> None:
@@ -200,15 +207,10 @@ def test_a_file_that_another_process_is_just_making_is_waited_for() -> None:
 def test_a_materialised_ring_is_the_newest_row_of_each_slot(applied: Any, rows: Any) -> None:
     store = FeatureStore(repo_path=str(applied.root))
     ring = _ring(store, rows, user=2)
-    assert [_numbers(row, "ordinal_first", "ordinal_last", "n_events") for row in ring] == [
-        (4, 4, 7),
-        (5, 5, 8),
-        (2, 2, 5),
-        (3, 3, 6),
-    ]
-    for slot, last in enumerate((4, 5, 2, 3)):
-        assert list(ring[slot].values["vectors"].float_list_val.val) == rows.vectors(2, last).ravel().tolist()
-    assert [row.event_us for row in ring] == [rows.segment(2, 0, n, n)["closed_at"] for n in (4, 5, 2, 3)]
+    assert ring["ordinal_first"].to_pylist() == ring["ordinal_last"].to_pylist() == [4, 5, 2, 3]
+    assert ring["n_events"].to_pylist() == [7, 8, 5, 6]
+    assert ring["vectors"].to_pylist() == [rows.vectors(2, last).ravel().tolist() for last in (4, 5, 2, 3)]
+    assert ring["__event_us"].to_pylist() == [rows.segment(2, 0, n, n)["closed_at"] for n in (4, 5, 2, 3)]
 
 
 def test_feast_reads_what_the_ring_holds(applied: Any, rows: Any) -> None:
@@ -228,11 +230,12 @@ def test_back_filling_an_older_window_changes_nothing(applied: Any, rows: Any) -
     assert [_ring(store, rows, user) for user in range(1, 6)] == before
 
 
-def _ring(store: FeatureStore, rows: Any, user: int) -> list[Any]:
-    online = store._get_provider().online_store
-    ring: list[Any] = online.read_ring(store.config, store.get_feature_view(f"segments_{rows.encoder}"), user)
+def ring_of(user: int, config: RepoConfig) -> pa.Table:
+    ring = PackOnlineStore().read_ring(config, view(), user)
+    assert ring is not None
     return ring
 
 
-def _numbers(row: Any, *names: str) -> tuple[int, ...]:
-    return tuple(row.values[name].int64_val for name in names)
+def _ring(store: FeatureStore, rows: Any, user: int) -> Any:
+    online = store._get_provider().online_store
+    return online.read_ring(store.config, store.get_feature_view(f"segments_{rows.encoder}"), user)

@@ -3,9 +3,11 @@
 import argparse
 import json
 import re
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,12 +16,11 @@ from feast import FeatureStore
 
 from pocketrank.cli import main
 from pocketrank.config import Project
-from pocketrank.errors import BundleMismatch, NotReady, UnknownUser
+from pocketrank.errors import NotReady, UnknownUser
 from pocketrank.pack import Pack
 from pocketrank.quantise import dequantise
-from pocketrank_features.online_store import Row
-from pocketrank_features.packs import file_name, pack_from, run
-from pocketrank_features.rings import Rings, UserRows
+from pocketrank_features.pack_source import PackSource
+from pocketrank_features.packs import file_name, run
 from pocketrank_features.scaffold import next_steps
 from pocketrank_features.views import definitions
 
@@ -29,7 +30,6 @@ pytestmark = [
     # Feast tells of its own next release; its SQLite store uses a converter that Python 3.12 deprecates.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:feast"),
 ]
-SIZES = {"S": 4, "K": 2, "D": 8, "F": 64, "T": 4}
 HOUR_S = 3600
 
 
@@ -38,12 +38,16 @@ def spans(pack: Pack) -> list[tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def rings(applied: Any) -> Rings:
-    return Rings.open(Project.open(applied.root))
+def source(applied: Any) -> PackSource:
+    return PackSource.open(Project.open(applied.root))
 
 
-def test_a_pack_holds_the_ring_oldest_first(rings: Rings, rows: Any) -> None:
-    pack = pack_from(rings.read(2), rows.encoder, SIZES)
+def pack_of(source: PackSource, user: int) -> Pack:
+    return Pack.from_bytes(source.read(user), "pack")
+
+
+def test_a_pack_holds_the_ring_oldest_first(source: PackSource, rows: Any) -> None:
+    pack = pack_of(source, 2)
     end = 1_700_000_000 + np.arange(2, 6) * HOUR_S
     assert spans(pack) == [(2, 2), (3, 3), (4, 4), (5, 5)]
     assert pack.encoder_id == rows.encoder
@@ -60,33 +64,37 @@ def test_a_pack_holds_the_ring_oldest_first(rings: Rings, rows: Any) -> None:
     assert pack.memory_first_s.tolist() == [40, 90]
 
 
-def test_rows_that_a_wider_one_covers_are_left_out(rings: Rings, rows: Any) -> None:
-    assert len(rings.read(3).ring) == 4
-    assert spans(pack_from(rings.read(3), rows.encoder, SIZES)) == [(1, 1), (2, 5)]
+def test_a_user_who_did_nothing_more_keeps_the_pack(source: PackSource) -> None:
+    assert spans(pack_of(source, 3)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
-def test_only_the_newest_generation_is_in(rings: Rings, rows: Any) -> None:
-    assert len(rings.read(4).ring) == 4
-    pack = pack_from(rings.read(4), rows.encoder, SIZES)
-    assert spans(pack) == [(0, 2), (3, 5)]
+def test_only_the_newest_generation_is_in(source: PackSource) -> None:
+    ring = source.online.read_ring(source.store.config, source.segments, 4)
+    assert ring["generation"].to_pylist() == [1, 1, 0, 0]
+    pack = pack_of(source, 4)
+    assert spans(pack) == [(0, 0), (1, 1)]
     assert pack.version[0] == 1
 
 
-def test_a_user_without_segments_has_a_pack_of_memory_alone(rings: Rings, rows: Any) -> None:
-    pack = pack_from(rings.read(6), rows.encoder, SIZES)
-    assert len(pack) == 0
-    assert pack.vectors.shape == (0, 2, 8)
-    assert Pack.from_bytes(pack.to_bytes(), "pack").memory_items.tolist() == [4, 9]
+def test_segments_over_an_age_are_left_out_and_memory_stays(source: PackSource, rows: Any) -> None:
+    now = int(time.time())
+    ends = 1_700_000_000 + np.arange(2, 6) * HOUR_S
+    for left_out in range(5):
+        oldest = int(ends[left_out]) if left_out < 4 else int(ends[3]) + 1
+        source_of_age = PackSource(source.store, rows.encoder, now - oldest)
+        with mock.patch("time.time", return_value=now):
+            pack = pack_of(source_of_age, 2)
+        assert pack.end_s.tolist() == ends[left_out:].tolist()
+        assert pack.vectors.shape == (4 - left_out, 2, 8)
+        assert pack.memory_items.tolist() == [4, 9]
+        assert (pack.version, pack.through) == (pack_of(source, 2).version, pack_of(source, 2).through)
 
 
-def test_at_most_s_segments_are_in_and_they_are_the_newest(rings: Rings, rows: Any) -> None:
-    assert spans(pack_from(rings.read(2), rows.encoder, {**SIZES, "S": 2})) == [(4, 4), (5, 5)]
-
-
-def test_our_ring_read_and_any_stock_store_give_the_same_bytes(
-    applied: Any, rings: Rings, rows: Any, tmp_path: Path
+def test_our_store_and_any_stock_store_give_the_same_bytes(
+    applied: Any, source: PackSource, rows: Any, tmp_path: Path
 ) -> None:
     settings = yaml.safe_load((applied.root / "feature_store.yaml").read_text())
+    del settings["batch_engine"]
     settings |= {
         "online_store": {"type": "sqlite", "path": str(tmp_path / "stock.db")},
         "registry": str(tmp_path / "r.db"),
@@ -96,29 +104,16 @@ def test_our_ring_read_and_any_stock_store_give_the_same_bytes(
     store.apply(definitions(Project.open(applied.root)))
     store.materialize(datetime(2023, 11, 14, tzinfo=UTC), datetime(2023, 11, 15, 2, tzinfo=UTC))
     store.materialize_incremental(datetime(2024, 1, 1, tzinfo=UTC))
-    stock = Rings(store, rows.encoder, SIZES["S"])
-    for user in range(1, 7):
-        packs = [
-            pack_from(found, rows.encoder, SIZES).to_bytes()
-            for found in (rings.read(user), rings.read_through_feast(user), stock.read(user))
-        ]
-        assert packs[0] == packs[1] == packs[2]
-    assert sorted(stock.every_user()) == sorted(rings.every_user()) == [1, 2, 3, 4, 5, 6]
+    stock = PackSource(store, rows.encoder)
+    for user in range(1, 6):
+        asked = source._composed(user, *source.asked_of_feast(user)).to_bytes()
+        assert source.online.read_pack(source.store.config, rows.encoder, user) == asked == stock.read(user)
+    assert sorted(stock.every_user()) == sorted(source.every_user()) == [1, 2, 3, 4, 5, 6]
     with pytest.raises(UnknownUser, match="user 99 is not in users_"):
         stock.read(99)
+    with pytest.raises(NotReady, match="user 6: no segments in segments_3f9a; run: feast materialize"):
+        stock.read(6)
     store._get_provider().online_store._conn.close()
-
-
-def test_a_ring_and_a_row_of_different_runs_give_no_pack(rings: Rings, rows: Any) -> None:
-    found, older = rings.read(2), rings.read(5)
-    values = {**found.row.values, "through_us": older.ring[2].values["closed_at_us"]}
-    with pytest.raises(NotReady, match=r"user 2: segments are of generation 0 up to second .* run: feast materialize"):
-        pack_from(UserRows(2, Row(-1, 0, values), found.ring), rows.encoder, SIZES)
-
-
-def test_vectors_of_another_size_are_refused(rings: Rings, rows: Any) -> None:
-    with pytest.raises(BundleMismatch, match="user 2: vectors of a segment holds 16 values, the bundle wants 8"):
-        pack_from(rings.read(2), rows.encoder, {**SIZES, "K": 1})
 
 
 def test_any_id_gives_one_file_below_the_folder() -> None:
@@ -137,15 +132,16 @@ def test_pack_writes_the_packs_and_prints_facts_alone(applied: Any) -> None:
     files = sorted(path.name for path in out.iterdir())
     assert files == ["2.safetensors", "3.safetensors"]
     assert facts["bytes"] == sum((out / name).stat().st_size for name in files)
-    assert (facts["packs"], facts["segments"]) == (2, 6)
-    assert facts["through"] == "2023-11-15T03:13:20.000021+00:00"
-    assert len(Pack.open(out / "3.safetensors")) == 2
+    assert (facts["packs"], facts["segments"]) == (2, 8)
+    assert facts["through"] == "2023-11-15T03:13:20.000014+00:00"
+    assert len(Pack.open(out / "3.safetensors")) == 4
 
 
-def test_pack_all_writes_every_user(applied: Any) -> None:
+def test_pack_all_writes_every_user_and_says_who_waits(applied: Any) -> None:
     report = run(argparse.Namespace(user=[], all=True, project=applied.root, out=None))
-    assert report.facts["packs"] == 6
-    assert sorted(path.stem for path in (applied.root / "packs").iterdir()) == ["1", "2", "3", "4", "5", "6"]
+    assert (report.facts["packs"], report.facts["waiting"]) == (5, 1)
+    assert sorted(path.stem for path in (applied.root / "packs").iterdir()) == ["1", "2", "3", "4", "5"]
+    assert "1 of 6 users, such as 6: not all of their rows are there" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +186,7 @@ def test_every_step_that_is_missing_is_named(tmp_path: Path, rows: Any, capsys: 
     rows.write_bundle(tmp_path)
     rows.write(tmp_path, "segments", "a", [rows.segment(1, 0, 0, 0)])
     rows.write(tmp_path, "users", "a", [rows.user(1, 0)])
-    steps = "run, in the project folder: pocketrank segment; feast apply; feast materialize START END"
+    steps = "run, in the project folder: pocketrank segment; feast apply; feast materialize 1970-01-02T00:00:00 END"
     assert f"Feast has no views of encoder 3f9a; {steps}" in said()
     FeatureStore(repo_path=str(tmp_path)).apply(definitions(Project.open(tmp_path)))
     assert f"no rows of users_3f9a in the online store; {steps}" in said()
