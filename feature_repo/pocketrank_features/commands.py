@@ -250,6 +250,29 @@ FORGET = Command(
     _forget,
 )
 
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
+
+
+def _status(arguments: argparse.Namespace) -> Report:
+    with warnings.catch_warnings():
+        # As above: Feast's own.
+        warnings.simplefilter("ignore")
+        from pocketrank.config import Project  # noqa: PLC0415
+        from pocketrank_features.status import status  # noqa: PLC0415
+
+        return status(Project.open(arguments.project))
+
+
+STATUS = Command(
+    "status",
+    "Say what is in the store: users, slots filled, how far packs are behind, bytes, and what is due.",
+    "pocketrank status",
+    _status_arguments,
+    _status,
+)
+
 COMMANDS: tuple[Command, ...] = (
     DEMO,
     INIT,
@@ -257,4 +280,5 @@ COMMANDS: tuple[Command, ...] = (
     SEGMENT,
     PACK,
     FORGET,
+    STATUS,
 )
