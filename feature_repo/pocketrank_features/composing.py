@@ -21,7 +21,6 @@ from pocketrank.errors import BundleMismatch, NotReady, PocketRankError
 from pocketrank.groups import Int64Array, starts
 from pocketrank.pack import Pack
 from pocketrank.quantise import quantise
-from pocketrank.segments import MICROSECONDS
 
 EVENT_US = "__event_us"
 MATERIALIZE = "feast materialize 1970-01-02T00:00:00 END"
@@ -70,8 +69,8 @@ def composed(
     """The packs of U users, or what keeps one from being made.
 
     Args:
-        users: (U,) rows of the users view, one a user, as `values` keeps them.
-        rings: (N,) their rows of the segments view, the stale among them, with their event time in EVENT_US.
+        users: (U,) rows of the users view, one a user, as `values` keeps them, and their event time in EVENT_US.
+        rings: (N,) the same of the segments view, stale rows among them.
         owner: (N,) place of each one's user, ascending.
         layout: of both views.
         names: (U,) what messages call the users.
@@ -80,7 +79,7 @@ def composed(
         A pack; NotReady where the rows are of different runs, or some are not there yet; BundleMismatch where vectors
         are of another size than the layout says.
     """
-    generation, through_us = _numbers(users, "generation"), _numbers(users, "through_us")
+    generation, closed_at_us = _numbers(users, "generation"), _closed_at_us(users)
     held = np.full(len(users), -1)
     np.maximum.at(held, owner, _numbers(rings, "generation"))
     odd = _of_other_width(rings, layout)
@@ -92,7 +91,7 @@ def composed(
     kept = _current(rows, owner, _numbers(rings, "generation") == generation[owner])
     rows, owner = rows.part(kept), owner[kept]
     start = starts(np.bincount(owner, minlength=len(users)))
-    whole = _is_whole(rows, owner, start, through_us, layout) & (held <= generation) & ~is_odd
+    whole = _is_whole(rows, owner, start, closed_at_us, layout) & (held <= generation) & ~is_odd
     shared = _UserColumns.of(users)
     found: list[Pack | PocketRankError] = []
     for user, name in enumerate(names):
@@ -109,10 +108,10 @@ def composed(
         else:
             found.append(
                 NotReady(
-                    f"user {name!r}: the users row is of generation {generation[user]} up to second "
-                    f"{through_us[user] // MICROSECONDS}, the segments are of generation {held[user]} up to second "
-                    f"{rows.end_s[mine].max(initial=0)}, {mine.stop - mine.start} rows: not of one run, or not all "
-                    f"there; let the materialize end, or run: {MATERIALIZE}"
+                    f"user {name!r}: the users row is of generation {generation[user]}, closed at {closed_at_us[user]} "
+                    f"us, the {mine.stop - mine.start} segments are of generation {held[user]}, closed at "
+                    f"{rows.closed_at_us[mine].max(initial=0)} us: not of one run, or not all there; let the "
+                    f"materialize end, or run: {MATERIALIZE}"
                 )
             )
     return found
@@ -155,8 +154,7 @@ class _Columns:
             ordinal_first=_numbers(rings, "ordinal_first", np.int32),
             ordinal_last=_numbers(rings, "ordinal_last", np.int32),
             top_items=_flat(rings, "top_items").astype(np.int32).reshape(-1, layout.T),
-            # Some stores keep event times in whole seconds, so rows say it again.
-            closed_at_us=_numbers(rings, "closed_at_us" if "closed_at_us" in rings.column_names else EVENT_US),
+            closed_at_us=_closed_at_us(rings),
         )
 
     def part(self, index: Int64Array) -> "_Columns":
@@ -222,13 +220,17 @@ def _current(rows: _Columns, owner: Int64Array, is_newest: npt.NDArray[np.bool_]
 
 
 def _is_whole(
-    rows: _Columns, owner: Int64Array, start: Int64Array, through_us: Int64Array, layout: Layout
+    rows: _Columns, owner: Int64Array, start: Int64Array, closed_at_us: Int64Array, layout: Layout
 ) -> npt.NDArray[np.bool_]:
-    """(U,) whether a user's segments are all that its run left: side by side, up to `through`, as compaction has it."""
+    """(U,) whether a user's segments are all that its run left: side by side, as compaction has it, the last one too.
+
+    No two runs leave a user with last segments that closed at one time: what a run finds to close, closed after all
+    that the runs before it could know of.
+    """
     users, filled = len(start) - 1, start[1:] > start[:-1]
     whole = filled.copy()
     newest = start[1:][filled] - 1
-    whole[filled] = rows.end_s[newest] == through_us[filled] // MICROSECONDS
+    whole[filled] = rows.closed_at_us[newest] == closed_at_us[filled]
     if len(owner):
         apart = (owner[1:] == owner[:-1]) & (rows.ordinal_first[1:] != rows.ordinal_last[:-1] + 1)
         whole[owner[1:][apart]] = False
@@ -265,6 +267,11 @@ def _vectors(rings: pa.Table, layout: Layout) -> tuple[npt.NDArray[np.int8], npt
 
 def _is_bytes(rings: pa.Table) -> bool:
     return bool(pa.types.is_binary(rings.schema.field("vectors").type))
+
+
+def _closed_at_us(table: pa.Table) -> Int64Array:
+    """Some stores keep event times in whole seconds, so rows say it again."""
+    return _numbers(table, "closed_at_us" if "closed_at_us" in table.column_names else EVENT_US)
 
 
 def _numbers(table: pa.Table, name: str, dtype: Any = np.int64) -> npt.NDArray[Any]:
