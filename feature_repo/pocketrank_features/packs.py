@@ -62,12 +62,10 @@ def run(arguments: argparse.Namespace) -> Report:
         "through": through,
         "out": str(out),
     }
-    some = (
-        f"{len(waiting):,} users have no pack, not all of their rows being there, such as user {waiting[0]!r}"
-        if waiting
-        else ""
-    )
-    return Report(facts, {"waiting": some}, verdict=f"then {MATERIALIZE}" if waiting else "")
+    if not waiting:
+        return Report(facts, {"waiting": ""})
+    some = f"{len(waiting):,} of {len(users):,} users, such as {waiting[0]!r}: not all of their rows are there"
+    return Report(facts, {"waiting": some}, verdict=f"for these: {MATERIALIZE}")
 
 
 def _or_none(source: PackSource, user: int | str) -> bytes | None:
