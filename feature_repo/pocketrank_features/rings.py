@@ -96,11 +96,11 @@ def opened(blob: bytes, schema: pa.Schema) -> pa.RecordBatch:
     return pa.ipc.read_record_batch(pa.py_buffer(blob)[_CRC + _FINGERPRINT :], schema)
 
 
-def joined(held: Sequence[pa.RecordBatch | None]) -> Rings | None:
-    """Rings side by side; None where nobody has rows."""
+def joined(held: Sequence[pa.RecordBatch | None], wanted: pa.Schema | None = None) -> Rings | None:
+    """Rings side by side, with the columns of a schema, or all that any has; None where nobody has rows."""
     start = starts(np.array([0 if batch is None else batch.num_rows for batch in held], np.int64))
     batches = [batch for batch in held if batch is not None]
-    return Rings(_one_batch(_alike(batches)), start) if batches else None
+    return Rings(_one_batch(_alike(batches, wanted)), start) if batches else None
 
 
 def merged(held: Sequence[pa.RecordBatch | None], rows: Rows) -> Rings:
@@ -110,7 +110,7 @@ def merged(held: Sequence[pa.RecordBatch | None], rows: Rows) -> Rings:
         held: (U,) the ring of each owner before, None for none.
         rows: theirs.
     """
-    before = joined(held)
+    before = joined(held, rows.table.schema)
     if before is None:
         table, owner = _one_batch([rows.table]), rows.owner
     else:
@@ -146,12 +146,12 @@ def _one_batch(tables: Sequence[pa.RecordBatch | pa.Table]) -> pa.RecordBatch:
 
 
 def _alike(batches: Sequence[pa.RecordBatch], wanted: pa.Schema | None = None) -> Sequence[pa.RecordBatch]:
-    """The same rows under one schema: the columns of `wanted`, or of the last batch.
+    """The same rows under one schema: the columns of `wanted`, or all that any batch has.
 
     Where the view's schema has changed, what is missing is null, and a column of two types is kept as values.
     """
-    names = (wanted or batches[-1].schema).names
     schemas = {id(batch.schema): batch.schema for batch in batches}.values()
+    names = wanted.names if wanted else list(dict.fromkeys(name for schema in schemas for name in schema.names))
     if all(schema.equals(batches[-1].schema) for schema in schemas) and batches[-1].schema.names == names:
         return batches
     columns = {name: [_column(batch, name) for batch in batches] for name in names}
