@@ -260,7 +260,7 @@ def _vectors(rings: pa.Table, layout: Layout) -> tuple[npt.NDArray[np.int8], npt
     K, D = layout.K, layout.D
     if not _is_bytes(rings):
         return quantise(_flat(rings, "vectors").reshape(-1, K, D))
-    whole = np.frombuffer(b"".join(rings["vectors"].to_pylist()), np.uint8).reshape(len(rings), -1)
+    whole = np.frombuffer(b"".join(rings["vectors"].to_pylist()), np.uint8).reshape(-1, K * (D + 4))
     scales = np.ascontiguousarray(whole[:, K * D :]).view("<f4").astype(np.float32)
     return whole[:, : K * D].view(np.int8).reshape(-1, K, D), scales
 
