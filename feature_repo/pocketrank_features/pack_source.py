@@ -58,7 +58,7 @@ class PackSource:
             raise NotReady(f"{store.repo_path}: Feast has no views of encoder {encoder_id}; {STEPS}") from None
         layout = Layout.of(self.segments.tags)
         if layout is None:
-            raise NotReady(f"{store.repo_path}: {self.segments.name} is of an earlier version; run: feast apply")
+            raise NotReady(f"{store.repo_path}: {self.segments.name} lacks tags of this version; run: feast apply")
         self.layout = layout
         self.online = store._get_provider().online_store
         if not self._materialised():

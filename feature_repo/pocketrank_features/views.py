@@ -79,7 +79,7 @@ def definitions(project: Project) -> list[Any]:
     """Entities, and the views and service of every encoder that has rows in the project.
 
     Raises:
-        BadInput: rows lack a column, or an id is neither an integer nor a string.
+        BadInput: rows lack a column or what they were made with, or an id is neither an integer nor a string.
         BadBundle: the manifest cannot be read.
     """
     manifest = read_manifest(project)
@@ -94,7 +94,10 @@ def definitions(project: Project) -> list[Any]:
     entities = {entity.name: entity for entity in _entities(list(found.values()))}
     objects: list[Any] = list(entities.values())
     for encoder_id in encoders:
-        tags = _tags(encoder_id, manifest, found.get((encoder_id, "segments")))
+        schemas = [found[encoder_id, kind.name] for kind in KINDS if (encoder_id, kind.name) in found]
+        if not schemas:
+            continue
+        tags = _tags(encoder_id, manifest, _record(schemas[0]))
         made = {
             kind.name: _view(_source(project, kind, tags), kind, found[encoder_id, kind.name], entities)
             for kind in KINDS
@@ -106,16 +109,23 @@ def definitions(project: Project) -> list[Any]:
     return objects
 
 
-def _tags(encoder_id: str, manifest: dict[str, Any], rows: pa.Schema | None) -> dict[str, str]:
+def _tags(encoder_id: str, manifest: dict[str, Any], record: dict[str, Any]) -> dict[str, str]:
     """What people who browse the registry may ask, and `composing.Layout`."""
-    tags = {"encoder_id": encoder_id, "in_bundle": str(encoder_id == manifest.get("encoder_id")).lower()}
-    record = json.loads(((rows.metadata if rows else None) or {}).get(RECORD_KEY, b"{}"))
-    if record:
-        compaction = record["compaction"]
-        tags |= {axis: str(size) for axis, size in record["sizes"].items()}
-        tags |= {"compaction": compaction["kind"], "policy": record["policy"]["kind"]}
-        tags |= {"levels": str(compaction["levels"])} if "levels" in compaction else {}
-    return tags
+    compaction = record["compaction"]
+    return {
+        "encoder_id": encoder_id,
+        "in_bundle": str(encoder_id == manifest.get("encoder_id")).lower(),
+        **{axis: str(size) for axis, size in record["sizes"].items()},
+        "policy": record["policy"]["kind"],
+        "compaction": compaction["kind"],
+        **({"levels": str(compaction["levels"])} if "levels" in compaction else {}),
+    }
+
+
+def _record(schema: pa.Schema) -> dict[str, Any]:
+    """What a file says its rows were made with."""
+    record: dict[str, Any] = json.loads((schema.metadata or {}).get(RECORD_KEY, b"{}"))
+    return record
 
 
 def _entities(schemas: list[pa.Schema]) -> list[Entity]:
@@ -190,6 +200,11 @@ def _schema(file: Path, kind: Kind) -> pa.Schema:
         found = schema.field(key).type
         if not (pa.types.is_int64(found) or pa.types.is_string(found)):
             raise BadInput(f"{file}: {key} is {found}, wanted int64 or string; write it again: pocketrank segment")
+    if missing := sorted({"compaction", "policy", "sizes"} - _record(schema).keys()):
+        raise BadInput(
+            f"{file}: does not say by which {', '.join(missing)} it was made, as rows of this version do; "
+            "write it again: pocketrank segment --rebuild"
+        )
     return schema
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
 from feast.repo_operations import get_repo_files
@@ -45,7 +46,7 @@ def test_an_encoder_has_three_views_and_a_service(applied: Any, rows: Any) -> No
     assert {field.name: field.dtype for field in segments.features}["vectors"] == Array(Float32)
     assert segments.ttl == timedelta(0)
     assert segments.tags["encoder_id"] == rows.encoder
-    assert (segments.tags["S"], segments.tags["in_bundle"]) == ("4", "true")
+    assert (segments.tags["S"], segments.tags["compaction"], segments.tags["in_bundle"]) == ("4", "ring", "true")
     assert (segments.batch_source.timestamp_field, segments.batch_source.created_timestamp_column) == (
         "closed_at",
         "created",
@@ -73,6 +74,16 @@ def test_rows_without_a_column_are_refused_by_its_name(tmp_path: Path, rows: Any
     del row["ordinal_last"]
     rows.write(tmp_path, "segments", "a", [row])
     with pytest.raises(BadInput, match=r"a\.parquet: no column ordinal_last; write it again: pocketrank segment"):
+        definitions(Project(tmp_path, {}))
+
+
+def test_rows_that_do_not_say_how_they_were_made_are_refused(tmp_path: Path, rows: Any) -> None:
+    rows.write(tmp_path, "segments", "a", [rows.segment(1, 0, 0, 0)])
+    (file,) = (tmp_path / "data" / f"segments_{rows.encoder}").iterdir()
+    pq.write_table(pq.read_table(file).replace_schema_metadata({b"pocketrank.segment": b'{"sizes": {}}'}), file)
+    with pytest.raises(
+        BadInput, match=r"a\.parquet: does not say by which compaction, policy it was made, .* --rebuild"
+    ):
         definitions(Project(tmp_path, {}))
 
 
