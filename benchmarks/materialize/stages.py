@@ -40,15 +40,16 @@ WAYS: dict[str, tuple[str, str, str]] = {
 TINY = 8 * data.SLOTS
 
 
-def open_store(made: Made, way: str) -> FeatureStore:
+def open_store(made: Made, way: str, beside: str = "") -> FeatureStore:
     """A Feast repo over the project's rows, with nothing in its registry or its online store.
 
     Args:
         made: the project.
         way: one of WAYS.
+        beside: to leave the one that `materialize` filled alone.
     """
     offline, engine, online = WAYS[way]
-    folder = made.root / way
+    folder = made.root / f"{way}{beside}"
     shutil.rmtree(folder, ignore_errors=True)
     store = _store(made, offline, engine, online, folder)
     store.apply(definitions(Project.open(made.root)))
@@ -149,8 +150,8 @@ def _each(read_one: Callable[[int], object], users: list[int]) -> list[float]:
 def point_in_time(made: Made, work: Path, way: str, count: int) -> Facts:
     """The ring of each example's user as it was at the example's time: what training sets are made of."""
     tiny = data.make(work, TINY)
-    _filled(open_store(tiny, way), data.examples(tiny, 10))
-    store, asked = open_store(made, way), data.examples(made, count)
+    _filled(open_store(tiny, way, "-pit"), data.examples(tiny, 10))
+    store, asked = open_store(made, way, "-pit"), data.examples(made, count)
     busy, seconds = _busy(), time.perf_counter()
     filled = _filled(store, asked)
     facts = {"s": time.perf_counter() - seconds, "cpu_s": _busy() - busy, "examples": count, "filled": filled}
