@@ -7,6 +7,7 @@ together, and goes to `online_write_arrow`. A view that transforms, aggregates, 
 Feast's own nodes up to the last.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _convert_arrow_to_proto
 
+from pocketrank.command import Bar
 from pocketrank_features.incoming import SLOT_KEY
 
 ROWS_AT_ONCE = 1 << 15
@@ -99,18 +101,23 @@ def _stream(task: MaterializationTask, context: ExecutionContext, columns: Colum
         "start_date": task.start_time,
         "end_date": task.end_time,
     }
-    everything = context.offline_store.pull_all_from_table_or_query(**asked)
+    everything, total = context.offline_store.pull_all_from_table_or_query(**asked), 0
     if isinstance(everything, IbisRetrievalJob):
         # Asked for twice, since duckdb would hold in memory what one query names twice.
         times = context.offline_store.pull_all_from_table_or_query(**{**asked, "feature_name_columns": []})
         newest = _newest(everything.table, times.table, columns)
         schema, batches = newest.schema().to_pyarrow(), iter(newest.to_pyarrow_batches(chunk_size=ROWS_AT_ONCE))
+        if sys.stderr.isatty():  # for the bar alone
+            total = int(times.table.select(*columns.join_keys).distinct().count().execute())
     else:
         table = _sorted(context.offline_store.pull_latest_from_table_or_query(**asked), columns)
-        schema, batches = table.schema, iter(table.to_batches(ROWS_AT_ONCE))
+        schema, batches, total = table.schema, iter(table.to_batches(ROWS_AT_ONCE)), len(table)
+    bar = Bar(total, view.name, "rows")
     names = [(columns.field_mapping or {}).get(name, name) for name in schema.names]
     for part in _whole_owners(batches, schema, [key for key in columns.join_keys if key != SLOT_KEY]):
         _write(view, part.rename_columns(names), context)
+        bar.add(len(part))
+    bar.end()
 
 
 def _newest(table: ibis.Table, keys: ibis.Table, columns: ColumnInfo) -> ibis.Table:
