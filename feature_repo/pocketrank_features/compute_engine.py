@@ -84,8 +84,8 @@ class _OutputNode(LocalOutputNode):  # type: ignore[misc]
 
 
 def _is_plain(view: FeatureView) -> bool:
-    """Whether a view's rows are those of its source."""
-    changes = ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views")
+    """Whether a view's rows are those of its source, and go to the online store alone."""
+    changes = ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views", "offline")
     return view.batch_source is not None and not any(getattr(view, name, None) for name in changes)
 
 
@@ -106,9 +106,9 @@ def _stream(task: MaterializationTask, context: ExecutionContext, columns: Colum
         # Asked for twice, since duckdb would hold in memory what one query names twice.
         times = context.offline_store.pull_all_from_table_or_query(**{**asked, "feature_name_columns": []})
         newest = _newest(everything.table, times.table, columns)
-        schema, batches = newest.schema().to_pyarrow(), iter(newest.to_pyarrow_batches(chunk_size=ROWS_AT_ONCE))
-        if sys.stderr.isatty():  # for the bar alone
+        if sys.stderr.isatty():  # for the bar alone; a query after the next line would end its stream
             total = int(times.table.select(*columns.join_keys).distinct().count().execute())
+        schema, batches = newest.schema().to_pyarrow(), iter(newest.to_pyarrow_batches(chunk_size=ROWS_AT_ONCE))
     else:
         table = _sorted(context.offline_store.pull_latest_from_table_or_query(**asked), columns)
         schema, batches, total = table.schema, iter(table.to_batches(ROWS_AT_ONCE)), len(table)
