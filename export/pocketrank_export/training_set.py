@@ -70,8 +70,8 @@ class TrainingSet:
                 said = _said(path, (file.metadata.metadata or {}).get(METADATA_KEY))
                 return _read(path, file, said)
         except (pa.ArrowException, OSError) as error:
-            raise BadInput(f"{path}: damaged, or not parquet ({_first_line(error)}); {AGAIN} {path}") from None
-        except (KeyError, ValueError, TypeError) as error:
+            raise BadInput(f"{path}: damaged, or not parquet ({_first_line(error)}); {AGAIN} FILE") from None
+        except (AttributeError, KeyError, ValueError, TypeError) as error:
             raise BadInput(f"{path}: damaged ({_first_line(error)}); {AGAIN} {path}") from None
 
     def joined(self, history: History, slots: int, length: int) -> FromSet:
@@ -129,10 +129,13 @@ def _read(path: Path, file: Any, said: dict[str, Any]) -> TrainingSet:
 
 def _part(rows: Any, S: int, K: int, D: int) -> dict[str, Any]:
     """Some rows of the file as arrays, lists laid end to end; `size` says how long each was."""
-    size = rows["end_s"].value_lengths().to_numpy(zero_copy_only=False)
+    flat = {name: rows[name].flatten() for name in ("end_s", "weight", "scales")}
+    if any(column.null_count for column in (*rows.columns, *flat.values())):
+        raise ValueError("a missing value")
+    size = rows["end_s"].value_lengths().to_numpy()
     packed = rows["vectors"].to_pylist()
+    lists = {name: values.to_numpy() for name, values in flat.items()}
     bad = {
-        "a missing value": any(column.null_count for column in rows.columns),
         "an ordinal below 1": bool((rows["ordinal"].to_numpy() < 1).any()),
         f"an example of more than {S} segments": bool((size > S).any()),
         "lists of different lengths": not (
@@ -140,13 +143,13 @@ def _part(rows: Any, S: int, K: int, D: int) -> dict[str, Any]:
             and np.array_equal(rows["scales"].value_lengths(), size * K)
             and np.array_equal([len(one) for one in packed], size * K * D)
         ),
+        "a weight or scale that is not a number": not (
+            np.isfinite(lists["weight"]).all() and np.isfinite(lists["scales"]).all()
+        ),
     }
     for what, is_so in bad.items():
         if is_so:
             raise ValueError(what)
-    lists = {name: rows[name].flatten().to_numpy() for name in ("end_s", "weight", "scales")}
-    if not (np.isfinite(lists["weight"]).all() and np.isfinite(lists["scales"]).all()):
-        raise ValueError("a weight or scale that is not a number")
     return {
         "user_id": rows["user_id"],
         "ordinal": rows["ordinal"].to_numpy(),
