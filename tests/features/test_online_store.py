@@ -13,7 +13,7 @@ from feast import Entity, FeatureStore, FeatureView, Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.repo_config import RepoConfig
-from feast.types import Array, Float32, Int64, String
+from feast.types import Array, Bytes, Float32, Int64, String
 
 from pocketrank.errors import StoreFailed
 from pocketrank_features.online_store import PackOnlineStore
@@ -137,6 +137,24 @@ def test_rows_of_a_deleted_view_go_and_the_others_stay(config: RepoConfig) -> No
     assert [list(store.users(config, view(name))) for name in ("old", "new")] == [[], [1]]
     store.teardown(config, [view("new")], [])
     assert list((config.repo_path / "data").iterdir()) == []
+
+
+def test_nothing_of_who_was_forgotten_is_left_in_the_file(config: RepoConfig) -> None:
+    def blobs(user: int, turn: int) -> tuple[bytes, FeatureView]:
+        secret = bytes([user, turn]) * 3000
+        made = view("secrets")
+        made.features = [Field(name="content", dtype=Bytes)]
+        values = {"content": Value(bytes_val=secret)}
+        PackOnlineStore().online_write_batch(
+            config, made, [(key(user_id=user, slot=0), values, DAY + timedelta(seconds=turn), None)], None
+        )
+        return secret[:64], made
+
+    secrets = {(user, turn): blobs(user, turn)[0] for turn in range(1, 4) for user in range(65, 75)}
+    assert PackOnlineStore().forget(config, 70, 2**60)
+    kept = b"".join(path.read_bytes() for path in (config.repo_path / "data").iterdir())
+    assert [user for (user, _), secret in secrets.items() if secret in kept and user == 70] == []
+    assert {user for (user, _), secret in secrets.items() if secret in kept} == {*range(65, 75)} - {70}
 
 
 def test_readers_meet_whole_rings_while_one_writes_and_none_is_turned_away(config: RepoConfig) -> None:
