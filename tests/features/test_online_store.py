@@ -142,7 +142,7 @@ def test_rows_of_a_deleted_view_go_and_the_others_stay(config: RepoConfig) -> No
 
 def test_nothing_of_who_was_forgotten_is_left_in_the_file(config: RepoConfig) -> None:
     def blobs(user: int, turn: int) -> tuple[bytes, FeatureView]:
-        secret = bytes([user, turn]) * 3000
+        secret = bytes([user, turn]) * 30_000
         made = view("secrets")
         made.features = [Field(name="content", dtype=Bytes)]
         values = {"content": Value(bytes_val=secret)}
