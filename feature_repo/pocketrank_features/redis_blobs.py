@@ -57,9 +57,10 @@ class RedisBlobs:
             import redis  # noqa: PLC0415
         except ImportError:
             raise MissingExtra("online_store url: no Redis client; run: pip install 'pocketrank[redis]'") from None
-        parts = urlsplit(url)
-        self.where = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        self.where = url.rpartition("@")[2]  # without the password
         try:
+            parts = urlsplit(url)
+            self.where = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
             self._redis: Any = redis.Redis.from_url(url, socket_timeout=WAIT_S, socket_connect_timeout=WAIT_S)
         except ValueError as error:
             raise BadConfig(f"online_store url {self.where}: {error}; write redis://HOST:PORT/DATABASE") from None

@@ -46,6 +46,7 @@ class RingStore:
         Yields:
             How many rows were written with each step.
         """
+        self._forget_lost_schemas()
         for part in _parts(rows) if rows.owners else ():
             while True:
                 try:
@@ -159,6 +160,12 @@ class RingStore:
         with suppress(BadInput):
             return self._opened(blob)
         return None
+
+    def _forget_lost_schemas(self) -> None:
+        """Know of no schema that the database has not: somebody may have emptied it since."""
+        known = list(self._schemas.items())
+        kept = self.blobs.read(SCHEMAS, [seal for seal, _ in known])
+        self._schemas = {seal: schema for (seal, schema), blob in zip(known, kept, strict=True) if blob is not None}
 
     def _keep(self, schema: pa.Schema) -> None:
         seal, content = fingerprint(schema), schema.serialize().to_pybytes()

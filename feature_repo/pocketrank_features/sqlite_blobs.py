@@ -23,6 +23,8 @@ READ = "SELECT content FROM blobs WHERE owner = ? AND name = (SELECT id FROM nam
 PUT = """INSERT INTO blobs (name, owner, content) VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET content = excluded.content"""
 AT_ONCE = 500  # owners a query
+# Connections that came along into a forked process: kept, for SQLite forbids even to close them there.
+_INHERITED: list[sqlite3.Connection] = []
 _ADVICE = {
     "locked": "another process has held it for 30 s; let it end",
     "full": "the disk is full; make room",
@@ -124,7 +126,7 @@ class SqliteBlobs:
 
     def close(self) -> None:
         """Close this thread's connection."""
-        if getattr(self._local, "owner", None) == os.getpid():
+        if getattr(self._local, "opened", (None,))[0] == os.getpid():
             self._local.connection.close()
         self._local = threading.local()
 
@@ -137,9 +139,15 @@ class SqliteBlobs:
         return self._number(connection, name)
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's connection; a forked process opens its own."""
-        if getattr(self._local, "owner", None) != os.getpid():
-            self._local.connection, self._local.owner = _open(self.path), os.getpid()
+        """This thread's connection, to the file that is there now; a forked process opens its own."""
+        owner, file = getattr(self._local, "opened", (None, None))
+        if owner not in (None, os.getpid()):
+            _INHERITED.append(self._local.connection)
+        elif owner and file != _identity(self.path):
+            self._local.connection.close()
+        if owner != os.getpid() or file != _identity(self.path):
+            self._local.connection = _open(self.path)
+            self._local.opened = os.getpid(), _identity(self.path)
         connection: sqlite3.Connection = self._local.connection
         return connection
 
@@ -172,6 +180,15 @@ def _open(path: Path) -> sqlite3.Connection:
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'blobs'").fetchone():
         connection.executescript(SCHEMA)
     return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from another one that has taken its place."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _to_wal(connection: sqlite3.Connection) -> None:
