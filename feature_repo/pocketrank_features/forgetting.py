@@ -6,9 +6,7 @@ Stopped anywhere, the same command goes on. What a model has learnt stays in it:
 """
 
 import contextlib
-import errno
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,14 @@ import pyarrow.parquet as pq
 
 from pocketrank.command import Report
 from pocketrank.config import Project
-from pocketrank.errors import BadInput, UnknownUser
+from pocketrank.errors import UnknownUser
 from pocketrank.times import from_us, to_us
 from pocketrank_features.batches import read_batches
 from pocketrank_features.erasure import USER
 from pocketrank_features.footprint import Footprint, UserId
 from pocketrank_features.forgotten import Forgotten
 from pocketrank_features.online_users import OnlineUsers
-from pocketrank_features.replacement import alone
+from pocketrank_features.replacement import alone, room_on_disk
 from pocketrank_features.runs import Workplace
 
 STATE = "segment_state_"
@@ -64,7 +62,7 @@ def forget(project: Project, texts: Sequence[str], at: datetime | None = None) -
                 )
         until_us = max(to_us(at or datetime.now(UTC)), found.newest_us)
         ledger = ledger.adding(users, until_us)
-        with _room_on_disk(project.root):
+        with room_on_disk(project.root, "pocketrank forget"):
             ledger.write(project)
             files = found.erase()
         went: bool | None = None
@@ -126,16 +124,3 @@ def _report(project: Project, facts: dict[str, Any], left: list[str], online: On
 
 def _data(project: Project) -> Path:
     return project.events_dir.parent
-
-
-@contextlib.contextmanager
-def _room_on_disk(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise BadInput(
-            f"{where}: {os.strerror(error.errno or 0)}; nothing is lost or half written: make room, then run "
-            "pocketrank forget again"
-        ) from None

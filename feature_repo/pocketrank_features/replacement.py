@@ -9,6 +9,7 @@ counts: what was not moved yet is moved by the next command that uses the projec
 The project's folder is the lock: those who add to a project share it, whoever replaces files has it alone.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -139,6 +140,24 @@ def on_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def room_on_disk(where: Path, command: str) -> Iterator[None]:
+    """Say in one line that the disk is full.
+
+    Raises:
+        BadInput: it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise BadInput(
+            f"{where}: {os.strerror(error.errno)}; nothing is lost or half written: make room, then run {command} "
+            "again, which goes on from here"
+        ) from None
 
 
 @contextmanager

@@ -11,7 +11,6 @@ what was not moved yet is moved by whoever comes next.
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -317,11 +316,3 @@ def _parsed(cls: Any, path: Path) -> Any:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
-
-
-def disk_is_full(error: OSError, where: Path) -> BadInput:
-    """What to say of a disk without room."""
-    return BadInput(
-        f"{where}: {os.strerror(error.errno or 0)}; nothing is lost or half written: make room, then run pocketrank "
-        "segment again, which goes on from here"
-    )

@@ -5,10 +5,7 @@ of the users they belong to, or to whom the clock does something. Here is what a
 has what is on disk, an engine does the work, `advance` is what happens to a user.
 """
 
-import contextlib
-import errno
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +23,9 @@ from pocketrank.times import from_us, to_us
 from pocketrank_features.advance import Counts
 from pocketrank_features.histories import bucket_files, first_event_us
 from pocketrank_features.local_engine import run_locally
+from pocketrank_features.replacement import room_on_disk
 from pocketrank_features.rows import item_rows
-from pocketrank_features.runs import ITEMS, START_OVER, Plan, Reached, Workplace, disk_is_full
+from pocketrank_features.runs import ITEMS, START_OVER, Plan, Reached, Workplace
 from pocketrank_features.spark_session import SparkWish
 
 FIRST_DAY = "1970-01-02T00:00:00"
@@ -75,7 +73,7 @@ def segment(project: Project, wish: Wish | None = None) -> Report:
     if not buckets:
         raise NotReady(f"no events in {project.events_dir}; bring some in with: pocketrank ingest LOG")
     workplace = Workplace(project, bundle.manifest.encoder_id)
-    with _room_on_disk(workplace.folder), workplace.held(starts_over=wish.rebuild) as place:
+    with room_on_disk(workplace.folder, "pocketrank segment"), workplace.held(starts_over=wish.rebuild) as place:
         plan = planned(place.reached, bundle, project, buckets, wish)
         if _is_done(place.reached, plan):
             return _report(project, bundle, place.reached, place.reached, plan, Counts(), time.perf_counter() - began)
@@ -203,16 +201,6 @@ def _check(counts: Counts, bundle: Bundle, plan: Plan, project: Project) -> None
             f"{settled:,} events before {moment}, and no segment of them is closed ({rule}); "
             "ingest more, or give a later --as-of"
         )
-
-
-@contextlib.contextmanager
-def _room_on_disk(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise disk_is_full(error, where) from None
 
 
 def _report(
