@@ -29,9 +29,9 @@ from pocketrank_features.erasure import (
 )
 from pocketrank_features.packs import file_name
 from pocketrank_features.replacement import Replacement
+from pocketrank_features.row_files import SET_KEY
 from pocketrank_features.runs import Workplace
 from pocketrank_features.state_files import BucketStates
-from pocketrank_features.training_set import METADATA_KEY
 
 UserId = int | str
 EVENTS, LATE, SEGMENTS, USERS = "events", "late_events", "segment_rows", "user_rows"
@@ -168,7 +168,7 @@ def _files(project: Project, users: Sequence[UserId]) -> Iterator[tuple[str, Pat
     for kind, pattern in FOLDERS.items():
         yield from ((kind, path) for path in sorted(data.glob(f"{pattern}/*.parquet")))
     for path in sorted([*data.glob("*.parquet"), *project.root.glob("*.parquet")]):
-        if path != project.rejected_path and METADATA_KEY in metadata_of(path):
+        if path != project.rejected_path and SET_KEY in metadata_of(path):
             yield TRAINING, path
 
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from pocketrank_features.advance import Advanced
 
 STATES = "states"
-RECORD_KEY = b"pocketrank.segment"  # of the parquet files' metadata: what the rows are made with
+# Of the parquet files' metadata: what rows are made with, and the same of a training set.
+RECORD_KEY, SET_KEY = b"pocketrank.segment", b"pocketrank.training_set"
 VIEWS = ("segments", "users", "late", STATES)
 # Columns that a dictionary makes smaller; with one for all, writing would take twice as long, and files not be smaller.
 FEW_DIFFERENT = ["user_id", "item_id", "behavior", "slot", "level", "generation", "n_events"]

@@ -26,11 +26,11 @@ from pocketrank.quantise import quantise
 from pocketrank.segments import MICROSECONDS
 from pocketrank_features.moments import Moments, moments_of
 from pocketrank_features.point_in_time import cached_at, column, in_a_pack
-from pocketrank_features.row_files import RECORD_KEY
+from pocketrank_features.replacement import in_use
+from pocketrank_features.row_files import RECORD_KEY, SET_KEY
 from pocketrank_features.views import read_manifest, view_name
 
 FORMAT = "pocketrank.training_set/1"
-METADATA_KEY = b"pocketrank.training_set"
 EXAMPLES = 100_000
 # column -> feature, type of one, what the feature is divided by
 COLUMNS: dict[str, tuple[str, Any, int]] = {
@@ -79,7 +79,11 @@ def write_training_set(project: Project, file: Path, examples: int = EXAMPLES) -
     }
     rows = empty = 0
     bar = Bar(len(moments), "training set", "examples")
-    with file_beside(file) as draft, pq.ParquetWriter(draft, _schema(moments.users.type, said)) as writer:
+    with (
+        in_use(project.root),
+        file_beside(file) as draft,
+        pq.ParquetWriter(draft, _schema(moments.users.type, said)) as writer,
+    ):
         for part, found in cached_at(store, manifest["encoder_id"], sizes["S"], moments.asked(delay_s)):
             table, filled = _examples(moments, part, found, sizes, source)
             writer.write_table(table.cast(writer.schema))
@@ -147,7 +151,7 @@ def _schema(users: pa.DataType, said: Mapping[str, Any]) -> pa.Schema:
         "vectors": pa.binary(),
         "scales": pa.list_(pa.float32()),
     }
-    return pa.schema(columns).with_metadata({METADATA_KEY: json.dumps(said, sort_keys=True).encode()})
+    return pa.schema(columns).with_metadata({SET_KEY: json.dumps(said, sort_keys=True).encode()})
 
 
 def _examples(

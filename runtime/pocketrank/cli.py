@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, known: Mapping[str, Command] | None 
     except ModuleNotFoundError as error:
         return _missing(command.name, error)
     except KeyboardInterrupt:
-        return _complain(f"interrupted; run `pocketrank {command.name}` again to go on", INTERRUPTED)
+        return _complain(f"interrupted; run the same `pocketrank {command.name}` again to go on", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

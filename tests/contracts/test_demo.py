@@ -67,7 +67,7 @@ def stopped(folder: Path) -> list[str]:
         _, complaint = process.communicate()
     assert process.returncode == 130, complaint
     assert "Traceback" not in complaint
-    assert complaint.rstrip().endswith("pocketrank: interrupted; run `pocketrank demo` again to go on")
+    assert complaint.rstrip().endswith("pocketrank: interrupted; run the same `pocketrank demo` again to go on")
     return sorted(path.name for path in (folder / "shop").iterdir())
 
 

@@ -46,7 +46,7 @@ def test_interrupted_training_keeps_the_old_model_and_goes_on_from_the_last_roun
     with monkeypatch.context() as patch:
         patch.setattr(training.Fit, "training_step", interrupted)
         assert main(["train", "--project", str(shop)]) == 130
-    assert capsys.readouterr().err.strip() == "pocketrank: interrupted; run `pocketrank train` again to go on"
+    assert capsys.readouterr().err.strip() == "pocketrank: interrupted; run the same `pocketrank train` again to go on"
     assert not (shop / "model").exists()
     assert main(["train", "--project", str(shop)]) == 0
     assert ran == [0, 1]

@@ -22,7 +22,8 @@ from typing import Any
 
 # Slow to come, and otherwise imported when rows are first read.
 import feast.infra.offline_stores.duckdb
-import feast.infra.provider  # noqa: F401
+import feast.infra.passthrough_provider  # noqa: F401
+import ibis.backends.duckdb  # noqa: F401
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
@@ -82,7 +83,7 @@ def compared(repo: str, encoder: str, states: str) -> dict[str, int]:
 
 
 def everything(repo: str, encoder: str) -> dict[Any, Any]:
-    """Pack, users row and ring of every user of our online store."""
+    """Pack, users row and ring of every user of our online store; of the rows what tells one from another."""
     store = opened(repo)
     online: Any = store._get_provider().online_store
     users, segments = (store.get_feature_view(f"{kind}_{encoder}") for kind in ("users", "segments"))
@@ -90,9 +91,13 @@ def everything(repo: str, encoder: str) -> dict[Any, Any]:
     found = {}
     for user in {*packs, *online.users(store.config, users), *online.users(store.config, segments)}:
         row, ring = (online.read_ring(store.config, view, user) for view in (users, segments))
-        slots = {one["__slot"]: repr(sorted(one.items())) for one in ring.to_pylist()} if ring is not None else {}
-        found[user] = (packs.get(user), repr(row.to_pylist()) if row is not None else None, slots)
+        slots = zip(*(ring[name].to_pylist() for name in ("__slot", *TELLING)), strict=True) if ring else ()
+        values = [tuple(row[name].to_pylist()) for name in (*TELLING[:2], "through_us")] if row else None
+        found[user] = (packs.get(user), values, {slot: content for slot, *content in slots})
     return found
+
+
+TELLING = ("generation", "__event_us", "ordinal_first", "ordinal_last")
 
 
 def write(repo: str, encoder: str, folder: str, seed: int) -> int:

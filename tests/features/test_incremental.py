@@ -573,7 +573,7 @@ def test_ctrl_c_ends_with_one_line_and_the_next_run_is_fine(tmp_path: Path, bund
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode in (0, 130)
-    assert said in ("", "pocketrank: interrupted; run `pocketrank segment` again to go on\n")
+    assert said in ("", "pocketrank: interrupted; run the same `pocketrank segment` again to go on\n")
     facts = json.loads(subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, check=True).stdout)
     assert facts["live_events"] == 0
     once = deliver(tmp_path / "once", "a", log)

@@ -536,7 +536,7 @@ def test_ctrl_c_ends_the_job_and_leaves_nothing_half_written(shop: Project) -> N
     process.send_signal(signal.SIGINT)
     said, complaints = process.communicate(timeout=100)
     assert (process.returncode, said) == (130, "")
-    assert complaints == "pocketrank: interrupted; run `pocketrank segment` again to go on\n"
+    assert complaints == "pocketrank: interrupted; run the same `pocketrank segment` again to go on\n"
     assert not run.exists()
     assert sorted(path.name for path in (shop.root / "data").iterdir()) == ["events", "segment_state_e1"]
     assert segment(shop, Wish(as_of=START + timedelta(days=20))).facts["segments"] > 50

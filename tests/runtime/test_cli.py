@@ -315,7 +315,7 @@ def test_interrupted_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pocketrank.ranker.Ranker.rank", interrupt)
-    assert refused(run("rank"), 130) == "interrupted; run `pocketrank rank` again to go on"
+    assert refused(run("rank"), 130) == "interrupted; run the same `pocketrank rank` again to go on"
 
 
 def test_an_altered_bundle_is_one_line(run: Run, tmp_path: Path) -> None:
