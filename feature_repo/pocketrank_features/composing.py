@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pocketrank.compaction import Compaction, compaction_from
 from pocketrank.errors import BundleMismatch, NotReady, PocketRankError
-from pocketrank.groups import Int64Array, starts
+from pocketrank.groups import Int64Array, begins, nth, starts
 from pocketrank.pack import Pack
 from pocketrank.quantise import quantise
 
@@ -34,7 +34,6 @@ _MEMORY = {
     "memory_first_s": np.int64,
     "memory_last_s": np.int64,
 }
-_WIDE = np.int64(1) << 32  # above any ordinal: keeps the owners apart in one running maximum
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,11 @@ def composed(
     if odd.any():
         rings, owner = rings.filter(pa.array(~odd)), owner[~odd]
     rows = _Columns.of(rings, layout)
-    kept = _current(rows, owner, _numbers(rings, "generation") == generation[owner])
+    spans = (rows.ordinal_first.astype(np.int64), rows.ordinal_last.astype(np.int64))
+    kept = in_a_pack(owner, _numbers(rings, "generation"), *spans, layout.compaction.slots)
     rows, owner = rows.part(kept), owner[kept]
     start = starts(np.bincount(owner, minlength=len(users)))
-    whole = _is_whole(rows, owner, start, closed_at_us, layout) & (held <= generation) & ~is_odd
+    whole = _is_whole(rows, owner, start, closed_at_us, layout) & (held == generation) & ~is_odd
     shared = _UserColumns.of(users)
     found: list[Pack | PocketRankError] = []
     for user, name in enumerate(names):
@@ -115,6 +115,41 @@ def composed(
                 )
             )
     return found
+
+
+def in_a_pack(
+    owner: Int64Array, generation: Int64Array, ordinal_first: Int64Array, ordinal_last: Int64Array, slots: int
+) -> Int64Array:
+    """Pick what a pack holds of the rows that were there: the newest generation, nothing that another row covers.
+
+    Args:
+        owner: (N,) whose row each is.
+        generation: (N,) raised by every rebuild.
+        ordinal_first: (N,) number of the oldest segment in it, >= 0.
+        ordinal_last: (N,) number of the newest.
+        slots: S, rows an owner has at most, the newest.
+
+    Returns:
+        (M,) places of the rows that stay, by owner, each one's oldest first.
+
+    Source: docs/formats.md, "Pack".
+    """
+    if not len(owner):
+        return np.zeros(0, np.int64)
+    # The newest generation first, so that an owner's first row tells which it is; of rows that begin together the
+    # widest first, so that whatever does not reach further than those before it is covered.
+    order = np.lexsort((-ordinal_last, ordinal_first, -generation, owner))
+    start = begins(owner[order])
+    newest = generation[order][start][np.cumsum(start) - 1]
+    order = order[generation[order] == newest]
+    group = np.cumsum(begins(owner[order])) - 1
+    above = int(ordinal_last.max()) + 2
+    reached = np.maximum.accumulate(group * above + ordinal_last[order] + 1)
+    before = np.append(0, reached[:-1])
+    order, group = (some[reached > np.maximum(before, group * above)] for some in (order, group))
+    left = np.bincount(group)[group] - nth(group)
+    kept: Int64Array = order[left <= slots]
+    return kept
 
 
 def trimmed(pack: Pack, oldest_s: int) -> Pack:
@@ -207,16 +242,6 @@ class _UserColumns:
             **{name: column[remembered] for name, column in self.memory.items()},
             recent_us=tuple(self.recent[user] or ()) if self.recent else (),
         )
-
-
-def _current(rows: _Columns, owner: Int64Array, is_newest: npt.NDArray[np.bool_]) -> Int64Array:
-    """Places of the rows that no other covers, of those that are of the newest generation, by owner, oldest first."""
-    first, last = rows.ordinal_first.astype(np.int64), rows.ordinal_last.astype(np.int64)
-    # Wider before narrower and newer before older: a row that ends within what is kept already is covered by it.
-    order = np.lexsort((-rows.closed_at_us, -last, first, owner))
-    order = order[is_newest[order]]
-    reached = np.maximum.accumulate(owner[order] * _WIDE + last[order])
-    return order[np.append(True, reached[1:] > reached[:-1])] if len(order) else order
 
 
 def _is_whole(

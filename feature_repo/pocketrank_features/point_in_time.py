@@ -1,8 +1,8 @@
 """What the segments view held at given moments: Feast's historical retrieval, asked in parts that fit in memory.
 
-A row is there from its `closed_at` on; whoever asks takes off what passes until a phone has it. `in_a_pack` picks of
-the rows what a pack made at that moment would hold. Asked all at once, Feast carries the vectors of every earlier row
-of every slot through one window: 100,000 moments of 32 slots took 6 GB and three times as long as in parts.
+A row is there from its `closed_at` on; whoever asks takes off what passes until a phone has it. `composing.in_a_pack`
+picks of the rows what a pack made at that moment would hold. Asked all at once, Feast carries the vectors of every
+earlier row of every slot through one window: 100,000 moments of 32 slots took 6 GB and three times as long as in parts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
 
-from pocketrank.groups import begins, nth
+from pocketrank.groups import begins
 from pocketrank_features.views import view_name
 
 Int64Array = npt.NDArray[np.int64]
@@ -77,41 +77,6 @@ def cached_at(
         job = store.get_historical_features(entity_df=entities, features=[f"{view}:{name}" for name in features])
         found = job.to_arrow().select(["example", *features])
         yield range(begin, end), found.filter(pc.is_valid(found[features[0]]))
-
-
-def in_a_pack(
-    example: Int64Array, generation: Int64Array, ordinal_first: Int64Array, ordinal_last: Int64Array, slots: int
-) -> Int64Array:
-    """Pick what a pack holds of the rows that were there: the newest generation, nothing that another row covers.
-
-    Args:
-        example: (N,) whose row each is.
-        generation: (N,) raised by every rebuild.
-        ordinal_first: (N,) number of the oldest segment in it, >= 0.
-        ordinal_last: (N,) number of the newest.
-        slots: S, rows an example has at most, the newest.
-
-    Returns:
-        (M,) places of the rows that stay, by example, each one's oldest first.
-
-    Source: docs/formats.md, "Pack".
-    """
-    if not len(example):
-        return np.zeros(0, np.int64)
-    # The newest generation first, so that an example's first row tells which it is; of rows that begin together the
-    # widest first, so that whatever does not reach further than those before it is covered.
-    order = np.lexsort((-ordinal_last, ordinal_first, -generation, example))
-    start = begins(example[order])
-    newest = generation[order][start][np.cumsum(start) - 1]
-    order = order[generation[order] == newest]
-    group = np.cumsum(begins(example[order])) - 1
-    above = int(ordinal_last.max()) + 2
-    reached = np.maximum.accumulate(group * above + ordinal_last[order] + 1)
-    before = np.append(0, reached[:-1])
-    order, group = (some[reached > np.maximum(before, group * above)] for some in (order, group))
-    left = np.bincount(group)[group] - nth(group)
-    kept: Int64Array = order[left <= slots]
-    return kept
 
 
 def _parts(cost: Int64Array, at_most: int) -> Iterator[tuple[int, int]]:
