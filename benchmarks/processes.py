@@ -1,10 +1,11 @@
-"""Stages that run alone in a process each, the memory they had, and what was claimed beside what was found."""
+"""Stages that run alone in a process each, their time and memory, and what was claimed beside what was found."""
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,18 @@ def run_stage(module: str, stage: str, note: str = "", **arguments: Any) -> Fact
         sys.exit(f"{stage}: {complaints}")
     print(f"{time.perf_counter() - begin:.1f} s", file=sys.stderr)
     return {**json.loads(said.splitlines()[-1]), f"{stage}_rss_mb": round(peak / 1e6)}
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it took."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def cpu_s() -> float:
+    """Seconds that all cores together have worked for this process and those it waited for."""
+    return sum(os.times()[:4])
 
 
 def table(found: Facts, claims: Mapping[str, Claim]) -> str:

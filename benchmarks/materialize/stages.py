@@ -5,14 +5,12 @@ What a stage prints last is one JSON object.
 """
 
 import json
-import os
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +20,12 @@ from feast.repo_config import RepoConfig
 
 from benchmarks.materialize import data
 from benchmarks.materialize.data import Made
+from benchmarks.processes import Facts, cpu_s, timed
 from pocketrank.config import Project
 from pocketrank.pack import Pack
 from pocketrank_features.point_in_time import cached_at
 from pocketrank_features.views import definitions, view_name
 
-Facts = dict[str, Any]
 OUR_STORE = "pocketrank_features.online_store.PackOnlineStore"
 OUR_ENGINE = "pocketrank_features.compute_engine.PackComputeEngine"
 # How rows get from files into an online store: offline store, engine, online store.
@@ -87,9 +85,9 @@ def materialize(made: Made, work: Path, way: str) -> Facts:
     """`feast materialize` of all rows into an empty store; the store stays."""
     _materialize(open_store(data.make(work, TINY), way))
     store = open_store(made, way)
-    busy, seconds = _busy(), time.perf_counter()
+    busy, seconds = cpu_s(), time.perf_counter()
     _materialize(store)
-    facts = {"s": time.perf_counter() - seconds, "cpu_s": _busy() - busy, "rows": made.rows}
+    facts = {"s": time.perf_counter() - seconds, "cpu_s": cpu_s() - busy, "rows": made.rows}
     _hold(store, made, way)
     facts["store_mb"] = round(sum(path.stat().st_size for path in (made.root / way).iterdir()) / 1e6)
     return {f"{way}_{name}": value for name, value in facts.items()}
@@ -144,7 +142,7 @@ def _each(read_one: Callable[[int], object], users: list[int]) -> list[float]:
     for user in users[:10]:
         if not read_one(user):
             raise SystemExit(f"no row of user {user} in the store")
-    return [_timed(lambda user=user: read_one(user)) for user in users]
+    return [timed(lambda user=user: read_one(user)) for user in users]
 
 
 def point_in_time(made: Made, work: Path, way: str, count: int) -> Facts:
@@ -152,9 +150,9 @@ def point_in_time(made: Made, work: Path, way: str, count: int) -> Facts:
     tiny = data.make(work, TINY)
     _filled(open_store(tiny, way, "-pit"), data.examples(tiny, 10))
     store, asked = open_store(made, way, "-pit"), data.examples(made, count)
-    busy, seconds = _busy(), time.perf_counter()
+    busy, seconds = cpu_s(), time.perf_counter()
     filled = _filled(store, asked)
-    facts = {"s": time.perf_counter() - seconds, "cpu_s": _busy() - busy, "examples": count, "filled": filled}
+    facts = {"s": time.perf_counter() - seconds, "cpu_s": cpu_s() - busy, "examples": count, "filled": filled}
     return {f"pit_{way}_{name}": value for name, value in facts.items()}
 
 
@@ -176,17 +174,6 @@ def main(name: str, arguments: str) -> None:
     work = Path(given.pop("work"))
     made = data.make(work, given.pop("rows"))
     print(json.dumps(STAGES[name](made, work, **given)))
-
-
-def _timed(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
-def _busy() -> float:
-    """Seconds that all cores together have worked for this process and those it waited for."""
-    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":

@@ -7,34 +7,34 @@ compared takes turns, the best of each counts; pandas cuts some of the users, wh
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from benchmarks.processes import Claim, Facts, run_stage, table
 from benchmarks.segment.stages import CORES, STAGES
 
-Facts = dict[str, Any]
 ROUNDS = 3
 PANDAS_USERS, CHECKED_USERS = 2_000, 200
 ENCODED = 64_000
-# What the README claims: key -> what it is, its unit, whether more is better, and the bound.
-CLAIMS: dict[str, tuple[str, str, bool, float]] = {
-    "kernel_events_per_s": ("session gap on sorted arrays, one core", "events/s", True, 50e6),
-    "job_events_per_s": ("events to segment rows, not encoded", "events/s", True, 3e6),
-    "ratio_vs_pandas": ("as many times as fast as pandas, a user at a time", "x", True, 20),
-    "ratio_vs_polars": ("as many times as fast as polars, in expressions", "x", True, 1),
-    "peak_rss_mb": ("most memory the job had", "MB", False, 2_000),
-    "incremental_ratio": ("a day more, of the time of the year, encoded", "", False, 1 / 50),
-    "encode_ratio_vs_torch": ("as many times as fast as eager torch, encoding", "x", True, 2),
+# What the README claims.
+CLAIMS = {
+    "kernel_events_per_s": Claim("session gap on sorted arrays, one core", "events/s", 50e6),
+    "job_events_per_s": Claim("events to segment rows, not encoded", "events/s", 3e6),
+    "ratio_vs_pandas": Claim("as many times as fast as pandas, a user at a time", "x", 20),
+    "ratio_vs_polars": Claim("as many times as fast as polars, in expressions", "x", 1),
+    "peak_rss_mb": Claim("most memory the job had", "MB", 2_000, more=False),
+    "incremental_ratio": Claim("a day more, of the time of the year, encoded", "", 1 / 50, more=False),
+    "encode_ratio_vs_torch": Claim("as many times as fast as eager torch, encoding", "x", 2),
 }
+_run = partial(run_stage, "benchmarks.segment.stages")
 
 
 def main() -> None:
     """Measure, then print."""
     options = _options()
+    os.environ["POLARS_MAX_THREADS"] = str(CORES)
     only = options.only.split(",") if options.only else list(STAGES)
     if unknown := set(only) - set(STAGES):
         sys.exit(f"--only: no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
@@ -42,7 +42,7 @@ def main() -> None:
         work = Path(options.work or temporary)
         work.mkdir(parents=True, exist_ok=True)
         found = _measured(only, work.resolve(), options)
-    print(json.dumps(found) if options.json else _table(found))
+    print(json.dumps(found) if options.json else table(found, CLAIMS))
 
 
 def _options() -> argparse.Namespace:
@@ -107,57 +107,6 @@ def _by_turns(stages: list[str], size: Facts) -> Facts:
             best[memory] = facts[memory]
         engines = [best.get("polars_engine", "")]
     return best
-
-
-def _run(stage: str, note: str = "", **arguments: Any) -> Facts:
-    """What a stage found, in a process of its own, and the most memory that it and those it started had."""
-    begin, peak = time.perf_counter(), 0
-    print(f"{stage} {note}".rstrip(), end=" ... ", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "benchmarks.segment.stages", stage, json.dumps(arguments)]
-    surroundings = {**os.environ, "POLARS_MAX_THREADS": str(CORES)}
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=surroundings) as process:
-        while process.poll() is None:
-            peak = max(peak, _memory(process.pid))
-            time.sleep(0.02)
-        said = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        sys.exit(1)  # the stage has said why
-    print(f"{time.perf_counter() - begin:.1f} s", file=sys.stderr)
-    return {**json.loads(said.splitlines()[-1]), f"{stage}_rss_mb": round(peak / 1e6)}
-
-
-def _memory(pid: int) -> int:
-    """Bytes that a process and all below it hold now, shared pages counted for each; 0 where there is no /proc."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        below = [
-            int(child)
-            for thread in Path(f"/proc/{pid}/task").iterdir()
-            for child in (thread / "children").read_text().split()
-        ]
-    except (OSError, IndexError):
-        return 0
-    return pages * 4096 + sum(_memory(child) for child in below)
-
-
-def _table(found: Facts) -> str:
-    """Lines for people: each claim beside its bound, then what it was worked out from."""
-    lines = []
-    for key, (what, unit, more, bound) in CLAIMS.items():
-        if key in found:
-            met = found[key] >= bound if more else found[key] <= bound
-            wanted = f"{'at least' if more else 'at most'} {_number(bound)} {unit}".rstrip()
-            number = f"{_number(found[key])} {unit}".rstrip()
-            lines.append(f"{what:<52}{number:>22}   {wanted:<28}{'ok' if met else 'NOT MET'}")
-    rest = [f"{key.replace('_', ' '):<52}{_number(value):>22}" for key, value in found.items() if key not in CLAIMS]
-    return "\n".join([*lines, "", *rest])
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float) and abs(value) < 1000:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
 if __name__ == "__main__":

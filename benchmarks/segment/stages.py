@@ -10,7 +10,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.processes import Facts, cpu_s, timed
 from benchmarks.segment import data, rivals
 from benchmarks.segment.data import Log
 from pocketrank import engines
@@ -31,7 +31,6 @@ from pocketrank_features import local_engine
 from pocketrank_features.histories import histories_from
 from pocketrank_features.segment_job import Wish, segment
 
-Facts = dict[str, Any]
 CORES = 2
 DAYS = 5
 
@@ -56,7 +55,7 @@ def kernel(log: Log, bundle: Bundle, work: Path) -> Facts:
     tables = [pq.read_table(path, columns=["user_id", "timestamp"]) for path in data.files_of(log.year)]
     user = np.concatenate([table["user_id"].to_numpy() for table in tables])
     time_us = np.concatenate([table["timestamp"].cast(pa.int64()).to_numpy() for table in tables])
-    seconds = [_timed(lambda: bundle.policy.cut(user, time_us)) for _ in range(6)][1:]
+    seconds = [timed(lambda: bundle.policy.cut(user, time_us)) for _ in range(6)][1:]
     return {"kernel_s": min(seconds), "kernel_median_s": statistics.median(seconds)}
 
 
@@ -66,9 +65,9 @@ def job(log: Log, bundle: Bundle, work: Path) -> Facts:
     pa.array([0])  # imports pandas, as pyarrow does with its first array
     with tempfile.TemporaryDirectory(dir=work) as root:
         project = _project(Path(root), log)
-        busy = _busy()
-        seconds = _timed(lambda: run_job(project, bundle.folder, log.end_of_year, encode=False))
-        busy = _busy() - busy
+        busy = cpu_s()
+        seconds = timed(lambda: run_job(project, bundle.folder, log.end_of_year, encode=False))
+        busy = cpu_s() - busy
         rows = sum(pq.read_metadata(path).num_rows for path in _segment_files(project, bundle))
     return {"job_s": seconds, "job_cpu_s": busy, "segments": rows}
 
@@ -79,9 +78,9 @@ def polars(log: Log, bundle: Bundle, work: Path, engine: str) -> Facts:
 
     out = _fresh(work / "polars")
     files = data.files_of(log.year)
-    busy = _busy()
-    seconds = _timed(lambda: rivals.with_polars(files, bundle, log.end_of_year, out, engine))
-    busy = _busy() - busy
+    busy = cpu_s()
+    seconds = timed(lambda: rivals.with_polars(files, bundle, log.end_of_year, out, engine))
+    busy = cpu_s() - busy
     rows = sum(pq.read_metadata(path).num_rows for path in data.files_of(out))
     shutil.rmtree(out)
     facts = {"polars_s": seconds, "polars_cpu_s": busy, "polars_segments": rows}
@@ -95,7 +94,7 @@ def pandas(log: Log, bundle: Bundle, work: Path) -> Facts:
     out = work / "pandas.parquet"
     files = data.files_of(log.year)
     pd.read_parquet(files[0], columns=["user_id"])  # imports its parquet engine
-    seconds = _timed(lambda: rivals.with_pandas(files, bundle, log.end_of_year, out))
+    seconds = timed(lambda: rivals.with_pandas(files, bundle, log.end_of_year, out))
     rows = pq.read_metadata(out).num_rows
     out.unlink()
     return {"pandas_s": seconds, "pandas_events": log.events, "pandas_users": log.users, "pandas_segments": rows}
@@ -121,14 +120,14 @@ def incremental(log: Log, bundle: Bundle, work: Path) -> Facts:
     engines.load(bundle.folder, "encoder")
     with tempfile.TemporaryDirectory(dir=work) as root:
         project = _project(Path(root) / "year", log)
-        full = _timed(lambda: run_job(project, bundle.folder, log.end_of_year))
+        full = timed(lambda: run_job(project, bundle.folder, log.end_of_year))
         days: list[float] = []
         said: Facts = {}
         for number in range(DAYS):
             copy = Path(shutil.copytree(project.root, Path(root) / str(number), copy_function=os.link))
             data.link(log.day, copy)
             again = Project.open(copy)
-            days.append(_timed(lambda again=again: said.update(run_job(again, bundle.folder, log.end_of_day))))
+            days.append(timed(lambda again=again: said.update(run_job(again, bundle.folder, log.end_of_day))))
     facts = {"incremental_full_s": full, "incremental_day_s": statistics.median(days), "incremental_events": log.events}
     return {**facts, "incremental_day_events": said["events"], "incremental_day_segments": said["segments"]}
 
@@ -156,7 +155,7 @@ def encode(log: Log, bundle: Bundle, work: Path, segments: int) -> Facts:
         off = np.abs(vectors.astype(int) - found["encode_s"][0]).max()
         if off > 1:
             raise SystemExit(f"encode: {name[:-2]} is {off} int8 steps from onnxruntime, wanted at most 1")
-    turns = [{name: _timed(way) for name, way in ways.items()} for _ in range(3)]
+    turns = [{name: timed(way) for name, way in ways.items()} for _ in range(3)]
     seconds = {name: min(turn[name] for turn in turns) for name in ways}
     return {**seconds, "encode_segments": len(first), "encode_events": int((end - first).sum())}
 
@@ -188,17 +187,6 @@ def main(name: str, arguments: str) -> None:
         return
     data.warm(log.year)
     print(json.dumps(STAGES[name](log, Bundle.open(work / "bundle"), work, **given)))
-
-
-def _timed(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
-def _busy() -> float:
-    """Seconds that all cores together have worked for this process and those it waited for."""
-    return sum(os.times()[:4])
 
 
 def _fresh(folder: Path) -> Path:
