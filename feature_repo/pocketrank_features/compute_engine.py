@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME, DUMMY_ENTITY_VAL
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.dag.context import ColumnInfo, ExecutionContext
 from feast.infra.compute_engines.local.arrow_table_value import ArrowTableValue
@@ -29,6 +30,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _convert_arrow_to_proto
 
 from pocketrank.command import Bar
+from pocketrank.groups import Int64Array
 from pocketrank_features.incoming import SLOT_KEY
 
 ROWS_AT_ONCE = 1 << 15
@@ -110,7 +112,9 @@ def _stream(task: MaterializationTask, context: ExecutionContext, columns: Colum
             total = int(times.table.select(*columns.join_keys).distinct().count().execute())
         schema, batches = newest.schema().to_pyarrow(), iter(newest.to_pyarrow_batches(chunk_size=ROWS_AT_ONCE))
     else:
-        table = _sorted(context.offline_store.pull_latest_from_table_or_query(**asked), columns)
+        if context.repo_config.materialization_config.pull_latest_features:  # fewer rows out of a warehouse
+            everything = context.offline_store.pull_latest_from_table_or_query(**asked)
+        table = _latest(everything, columns)
         schema, batches, total = table.schema, iter(table.to_batches(ROWS_AT_ONCE)), len(table)
     bar = Bar(total, view.name, "rows")
     names = [(columns.field_mapping or {}).get(name, name) for name in schema.names]
@@ -130,7 +134,8 @@ def _newest(table: ibis.Table, keys: ibis.Table, columns: ColumnInfo) -> ibis.Ta
     if columns.created_ts_col:
         created = keys[columns.created_ts_col]
         times |= {"is_known": created.notnull(), "created": created}
-    newest = keys.group_by(columns.join_keys).agg(**{NEWEST: ibis.struct(times).max()})
+    of_key = keys.group_by(columns.join_keys) if columns.join_keys else keys
+    newest = of_key.agg(**{NEWEST: ibis.struct(times).max()})
     same = {name: newest[name] for name in columns.join_keys} | {columns.ts_col: newest[NEWEST]["at"]}
     if columns.created_ts_col:
         same[columns.created_ts_col] = newest[NEWEST]["created"]
@@ -138,9 +143,30 @@ def _newest(table: ibis.Table, keys: ibis.Table, columns: ColumnInfo) -> ibis.Ta
     return table.semi_join(of_each, [table[name].identical_to(of_each[name]) for name in same])
 
 
-def _sorted(job: RetrievalJob, columns: ColumnInfo) -> pa.Table:
+def _latest(job: RetrievalJob, columns: ColumnInfo) -> pa.Table:
+    """The same of an offline store that gives a table; the rows of a key in the place of its first.
+
+    Asked for all rows, for not every store knows the newest: Feast's dask one takes any of the newest time.
+    """
     table = job.to_arrow()
-    return table.sort_by([(key, "ascending") for key in columns.join_keys]) if columns.join_keys else table
+    keys = [_codes(table[key]) for key in columns.join_keys]
+    times = [_ticks(table[name]) for name in (columns.created_ts_col, columns.ts_col) if name]
+    order = np.lexsort((*times, *keys[::-1])) if len(table) else np.zeros(0, np.int64)
+    is_newest = np.append(np.zeros(max(len(order) - 1, 0), bool), np.ones(min(len(order), 1), bool))
+    for key in keys:
+        is_newest[:-1] |= key[order][1:] != key[order][:-1]
+    return table.take(pa.array(order[is_newest]))
+
+
+def _codes(column: pa.ChunkedArray) -> Int64Array:
+    codes: Int64Array = column.combine_chunks().dictionary_encode("encode").indices.to_numpy().astype(np.int64)
+    return codes
+
+
+def _ticks(column: pa.ChunkedArray) -> Int64Array:
+    times = column if pa.types.is_timestamp(column.type) else column.cast(pa.timestamp("us"))
+    ticks: Int64Array = pc.fill_null(times.cast(pa.int64()), -(2**63)).to_numpy()
+    return ticks
 
 
 def _whole_owners(batches: Iterator[pa.RecordBatch], schema: pa.Schema, keys: list[str]) -> Iterator[pa.Table]:
@@ -158,18 +184,27 @@ def _whole_owners(batches: Iterator[pa.RecordBatch], schema: pa.Schema, keys: li
         if begin:
             yield pa.Table.from_batches([*ahead, batch.slice(0, begin)], schema)
             ahead = []
-        ahead.append(batch.slice(begin))
+        ahead += [batch.slice(begin)] if begin < len(batch) else []
     if ahead:
         yield pa.Table.from_batches(ahead, schema)
 
 
 def _keys(view: FeatureView) -> list[str]:
-    return [field.name for field in view.entity_columns if field.name != SLOT_KEY]
+    return [field.name for field in view.entity_columns if field.name not in (SLOT_KEY, DUMMY_ENTITY_ID)]
+
+
+def _with_dummy(table: pa.Table) -> pa.Table:
+    """With the key that Feast makes up for views without entities, and that some offline stores lack."""
+    if DUMMY_ENTITY_ID in table.column_names:
+        return table
+    return table.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * len(table), pa.string()))
 
 
 def _write(view: FeatureView, table: pa.Table, context: ExecutionContext) -> None:
     """Write to the online store, and to the offline one where the view says so."""
     config, store = context.repo_config, context.online_store
+    if not view.entities or view.entities == [DUMMY_ENTITY_NAME]:
+        table = _with_dummy(table)
     if view.online and hasattr(store, "online_write_arrow"):
         store.online_write_arrow(config, view, table)
     elif view.online:

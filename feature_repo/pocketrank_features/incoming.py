@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -74,7 +75,10 @@ def rows_of_table(view: FeatureView, table: pa.Table) -> Rows:
     kept = {field.name: _stored(view, table, field) for field in view.entity_columns + view.features}
     keys = {field.name: kept[field.name] for field in view.entity_columns}
     slot = keys.pop(SLOT_KEY) if SLOT_KEY in keys and pa.types.is_int64(keys[SLOT_KEY].type) else None
-    times = table[source.timestamp_field].combine_chunks().cast(pa.timestamp("us")).cast(pa.int64())
+    times = table[source.timestamp_field].combine_chunks()
+    if times.type == pa.timestamp("ns", getattr(times.type, "tz", None)):
+        times = pc.floor_temporal(times, unit="microsecond")
+    times = times.cast(pa.timestamp("us")).cast(pa.int64())
     for name, column in {**keys, SLOT_KEY: slot, source.timestamp_field: times}.items():
         if column is not None and column.null_count:
             raise BadInput(f"{view.name}: {column.null_count} rows of {source.name} have no {name}; mend the source")
