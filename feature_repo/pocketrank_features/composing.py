@@ -76,7 +76,7 @@ def composed(
 
     Returns:
         A pack; NotReady where the rows are of different runs, or some are not there yet; BundleMismatch where vectors
-        are of another size than the layout says.
+        are of another size than the layout says, or the columns of a memory of more sizes than one.
     """
     generation, closed_at_us = _numbers(users, "generation"), _closed_at_us(users)
     held = np.full(len(users), -1)
@@ -91,18 +91,27 @@ def composed(
     kept = in_a_pack(owner, _numbers(rings, "generation"), *spans, layout.compaction.slots)
     rows, owner = rows.part(kept), owner[kept]
     start = starts(np.bincount(owner, minlength=len(users)))
-    whole = _is_whole(rows, owner, start, closed_at_us, layout) & (held == generation) & ~is_odd
-    shared = _UserColumns.of(users)
+    is_unlike = _of_unlike_memory(users)
+    whole = _is_whole(rows, owner, start, closed_at_us, layout) & (held == generation) & ~is_odd & ~is_unlike
+    place = np.cumsum(~is_unlike) - 1
+    shared = _UserColumns.of(users.filter(pa.array(~is_unlike)))
     found: list[Pack | PocketRankError] = []
     for user, name in enumerate(names):
         mine = slice(start[user], start[user + 1])
         if whole[user]:
-            found.append(shared.pack(user, rows, mine, layout))
+            found.append(shared.pack(int(place[user]), rows, mine, layout))
         elif is_odd[user]:
             found.append(
                 BundleMismatch(
                     f"user {name!r}: vectors or top_items of a segment are not of K, D, T = {layout.K}, {layout.D}, "
                     f"{layout.T}; run: pocketrank segment --rebuild; feast apply; {MATERIALIZE}"
+                )
+            )
+        elif is_unlike[user]:
+            found.append(
+                BundleMismatch(
+                    f"user {name!r}: the columns of the item memory are not of one length; "
+                    f"run: pocketrank segment --rebuild; feast apply; {MATERIALIZE}"
                 )
             )
         else:
@@ -278,6 +287,13 @@ def _of_other_width(rings: pa.Table, layout: Layout) -> npt.NDArray[np.bool_]:
         length = pc.binary_length if pa.types.is_binary(rings.schema.field(name).type) else pc.list_value_length
         odd |= pc.fill_null(length(rings[name]), -1).to_numpy() != width
     return odd
+
+
+def _of_unlike_memory(users: pa.Table) -> npt.NDArray[np.bool_]:
+    """(U,) which users' items would be taken for others', theirs or somebody else's."""
+    items, *others = (np.diff(_list_starts(users, name)) for name in ("memory_items", *_MEMORY))
+    unlike: npt.NDArray[np.bool_] = np.any([sizes != items for sizes in others], axis=0)
+    return unlike
 
 
 def _vectors(rings: pa.Table, layout: Layout) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

@@ -470,6 +470,34 @@ def test_segments_that_end_in_the_second_of_the_users_row_but_closed_later_make_
     assert isinstance(pack, Pack)
 
 
+def test_no_pack_is_made_of_older_rows_beside_rows_of_a_newer_generation() -> None:
+    first, rebuilt = history(np.random.default_rng(4), Ring(3), [[1], [2]])
+    layout = Layout("e", K, D, T, Ring(3))
+    rows = [*first.rows, rebuilt.rows[1]]  # the other one is on its way, into the slot of the older
+    users = table_of([first.users_row], USER_KINDS)
+    (pack,) = composed(users, table_of(rows[:1], RING_KINDS), np.zeros(1, np.int64), layout, ["ann"])
+    assert isinstance(pack, Pack)
+    (pack,) = composed(users, table_of(rows, RING_KINDS), np.zeros(2, np.int64), layout, ["ann"])
+    assert isinstance(pack, NotReady)
+
+
+@pytest.mark.parametrize("bad", [[1.0], None, [1.0, 2.0, 3.0]])
+def test_a_users_row_with_a_memory_of_unlike_lengths_is_told_of_its_user_alone(bad: Any) -> None:
+    runs = [history(np.random.default_rng(n), Ring(3), [[4]])[0] for n in range(3)]
+    for run in runs:
+        run.users_row.update({name: [1, 2] for name in MEMORY})
+    wanted = [dict(run.users_row) for run in runs]
+    runs[1].users_row["memory_counts"] = bad
+    rows = table_of([row for run in runs for row in run.rows[-3:]], RING_KINDS)
+    layout, users = Layout("e", K, D, T, Ring(3)), table_of([run.users_row for run in runs], USER_KINDS)
+    ann, bob, eve = composed(users, rows, np.repeat(np.arange(3), 3), layout, ["ann", "bob", "eve"])
+    assert isinstance(bob, BundleMismatch)
+    assert str(bob).startswith("user 'bob': the columns of the item memory are not of one length; run: pocketrank seg")
+    for pack, row in ((ann, wanted[0]), (eve, wanted[2])):
+        assert isinstance(pack, Pack)
+        assert pack.memory_counts.tolist() == row["memory_counts"]
+
+
 @pytest.mark.parametrize(("column", "bad"), [("vectors", [1.0]), ("vectors", None), ("top_items", [1, 2, 3])])
 def test_a_row_of_another_size_is_told_of_its_user_alone(column: str, bad: Any) -> None:
     rng = np.random.default_rng(2)
