@@ -152,6 +152,7 @@ def _tables(rng: np.random.Generator, ids: Int64Array) -> dict[str, pa.Table]:
         "created": closed[:, -1],
         "closed_at_us": closed[:, -1],
         "generation": np.zeros(len(ids), np.int64),
+        "n_segments": np.full(len(ids), SLOTS),
         "n_events": events.sum(axis=1),
         "first_event": first[:, 0],
         "last_event": last[:, -1],

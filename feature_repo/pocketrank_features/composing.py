@@ -78,7 +78,7 @@ def composed(
         A pack; NotReady where the rows are of different runs, or some are not there yet; BundleMismatch where vectors
         are of another size than the layout says, or the columns of a memory of more sizes than one.
     """
-    generation, closed_at_us = _numbers(users, "generation"), _closed_at_us(users)
+    generation, closed = _numbers(users, "generation"), _numbers(users, "n_segments")
     held = np.full(len(users), -1)
     np.maximum.at(held, owner, _numbers(rings, "generation"))
     odd = _of_other_width(rings, layout)
@@ -92,7 +92,7 @@ def composed(
     rows, owner = rows.part(kept), owner[kept]
     start = starts(np.bincount(owner, minlength=len(users)))
     is_unlike = _of_unlike_memory(users)
-    whole = _is_whole(rows, owner, start, closed_at_us, layout) & (held == generation) & ~is_odd & ~is_unlike
+    whole = _is_whole(rows, owner, start, closed, layout) & (held == generation) & ~is_odd & ~is_unlike
     place = np.cumsum(~is_unlike) - 1
     shared = _UserColumns.of(users.filter(pa.array(~is_unlike)))
     found: list[Pack | PocketRankError] = []
@@ -117,9 +117,9 @@ def composed(
         else:
             found.append(
                 NotReady(
-                    f"user {name!r}: the users row is of generation {generation[user]}, closed at {closed_at_us[user]} "
-                    f"us, the {mine.stop - mine.start} segments are of generation {held[user]}, closed at "
-                    f"{rows.closed_at_us[mine].max(initial=0)} us: not of one run, or not all there; let the "
+                    f"user {name!r}: the users row is of generation {generation[user]} and {closed[user]} segments; "
+                    f"there are {mine.stop - mine.start} rows of segments, of generation {held[user]}, up to number "
+                    f"{rows.ordinal_last[mine].max(initial=-1) + 1}: not of one run, or not all there; let the "
                     f"materialize end, or run: {MATERIALIZE}"
                 )
             )
@@ -254,22 +254,16 @@ class _UserColumns:
 
 
 def _is_whole(
-    rows: _Columns, owner: Int64Array, start: Int64Array, closed_at_us: Int64Array, layout: Layout
+    rows: _Columns, owner: Int64Array, start: Int64Array, closed: Int64Array, layout: Layout
 ) -> npt.NDArray[np.bool_]:
-    """(U,) whether a user's segments are all that its run left: side by side, as compaction has it, the last one too.
-
-    No two runs leave a user with last segments that closed at one time: what a run finds to close, closed after all
-    that the runs before it could know of.
-    """
-    users, filled = len(start) - 1, start[1:] > start[:-1]
+    """(U,) whether a user's segments are all that its run left: up to the last of `closed`, as compaction has it."""
+    filled = start[1:] > start[:-1]
     whole = filled.copy()
     newest = start[1:][filled] - 1
-    whole[filled] = rows.closed_at_us[newest] == closed_at_us[filled]
+    whole[filled] = rows.ordinal_last[newest] + 1 == closed[filled]
     if len(owner):
         apart = (owner[1:] == owner[:-1]) & (rows.ordinal_first[1:] != rows.ordinal_last[:-1] + 1)
         whole[owner[1:][apart]] = False
-    closed = np.zeros(users, np.int64)
-    closed[filled] = rows.ordinal_last[newest].astype(np.int64) + 1
     wanted = layout.compaction.filled(closed)
     inside = rows.level < wanted.shape[1]
     whole[owner[~inside]] = False

@@ -28,7 +28,7 @@ from pocketrank_features.erasure import (
     trace_in_states,
 )
 from pocketrank_features.packs import file_name
-from pocketrank_features.replacement import Replacement
+from pocketrank_features.replacement import SIDE, Replacement
 from pocketrank_features.row_files import SET_KEY
 from pocketrank_features.runs import Workplace
 from pocketrank_features.state_files import BucketStates
@@ -96,7 +96,7 @@ class Footprint:
                     sizes[trace.path.parent.name, trace.path.name] = trace.path.stat().st_size, draft.stat().st_size
             for place in self._places:
                 self._erase_states(place, sizes, change)
-            for path in self._packs.values():
+            for path in [*self._packs.values(), *_left_behind(self._project)]:
                 change.remove(path)
             change.commit()
             return len(change.targets)
@@ -170,6 +170,17 @@ def _files(project: Project, users: Sequence[UserId]) -> Iterator[tuple[str, Pat
     for path in sorted([*data.glob("*.parquet"), *project.root.glob("*.parquet")]):
         if path != project.rejected_path and SET_KEY in metadata_of(path):
             yield TRAINING, path
+
+
+def _left_behind(project: Project) -> Iterator[Path]:
+    """What killed commands left half-made: nobody goes on with it, and it may hold anything."""
+    data = project.rejected_path.parent
+    for pattern in (".*.draft", ".*.old", ".ingest-*"):
+        for path in [*project.root.glob(pattern), *data.rglob(pattern), *project.packs_dir.glob(pattern)]:
+            # What an interrupted swap moved away is the only copy until the new one stands in its place.
+            whole = path.with_name(path.name[1 : -len(".old")])
+            if SIDE.name not in path.parts and (pattern != ".*.old" or whole.exists()):
+                yield path
 
 
 def _traces_in_states(place: Workplace, users: list[UserId]) -> Iterator[Trace]:

@@ -1,7 +1,7 @@
 """`pocketrank forget`: take everything of some users out of a project, for good, and leave everybody else's as it is.
 
-First the ledger is written, which is the promise; then every file that has something of them is written anew without
-it, and all of these take their places in one step, with what the segment job remembers of them; then the online store.
+First the ledger is written, which is the promise; then the online store forgets; then every file that has something of
+them is written anew without it, and all of these take their places in one step, with what the segment job remembers.
 Stopped anywhere, the same command goes on. What a model has learnt stays in it: that takes another training.
 """
 
@@ -62,12 +62,12 @@ def forget(project: Project, texts: Sequence[str], at: datetime | None = None) -
                 )
         until_us = max(to_us(at or datetime.now(UTC)), found.newest_us)
         ledger = ledger.adding(users, until_us)
+        went: bool | None = None
         with room_on_disk(project.root, "pocketrank forget"):
             ledger.write(project)
+            if online and online.is_ours:
+                went = sum(online.forget(user, ledger.of_user(user) or until_us) for user in users) > 0
             files = found.erase()
-        went: bool | None = None
-        if online and online.is_ours:
-            went = sum(online.forget(user, ledger.of_user(user) or until_us) for user in users) > 0
         facts = {
             "users": len(users),
             **found.counts,
@@ -110,7 +110,8 @@ def _report(project: Project, facts: dict[str, Any], left: list[str], online: On
         names = ", ".join(left)
         verdict = (
             f"still in the online store: rows in {names}, for {online.kind} cannot delete one; do it by its own means, "
-            f"or run in {project.root}: feast teardown; feast apply; feast materialize 1970-01-02T00:00:00 END"
+            f"or run in {project.root}: feast teardown; rm data/registry.db; feast apply; "
+            "feast materialize 1970-01-02T00:00:00 END"
         )
         return Report({**facts, "left_online": left}, {**shown, "left_online": ""}, ok=False, verdict=verdict)
     facts["left_online"] = left

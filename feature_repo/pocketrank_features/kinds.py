@@ -56,7 +56,8 @@ KINDS = (
         "created",
         {
             "generation": (Int64, "raised by a rebuild"),
-            "n_events": (Int64, "events of the user that the closed segments cover"),
+            "n_segments": (Int64, "segments closed so far, those that are not kept any more too"),
+            "n_events": (Int64, "events of the user that they cover"),
             "first_event": (UnixTimestamp, "time of the first"),
             "last_event": (UnixTimestamp, "time of the last"),
             "through_us": (Int64, "time of the last event covered, microseconds since 1970"),

@@ -10,6 +10,7 @@ than one machine.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
@@ -234,7 +235,9 @@ class PackOnlineStore(OnlineStore):  # type: ignore[misc]
 
 
 def _owner_of(user: int | str) -> bytes:
-    return incoming.owner_of([USER], [Value(int64_val=user) if isinstance(user, int) else Value(string_val=user)])
+    return incoming.owner_of(
+        [USER], [Value(string_val=user) if isinstance(user, str) else Value(int64_val=index(user))]
+    )
 
 
 def _user_of(owner: bytes) -> int | str:

@@ -18,7 +18,7 @@ from feast.errors import FeastObjectNotFoundException
 from feast.types import Int64
 
 from pocketrank.config import Project
-from pocketrank.errors import NotReady, UnknownUser
+from pocketrank.errors import NotReady, PocketRankError, UnknownUser
 from pocketrank.pack import Pack
 from pocketrank_features.composing import EVENT_US, MATERIALIZE, Layout, composed, trimmed
 from pocketrank_features.online_store import PackOnlineStore
@@ -48,7 +48,7 @@ class PackSource:
             max_age_s: leave segments out that ended longer ago; 0 leaves none out.
 
         Raises:
-            NotReady: the views are not registered, or hold no rows yet.
+            NotReady: the views are not registered.
         """
         self.store, self._max_age_s = store, max_age_s
         try:
@@ -61,15 +61,13 @@ class PackSource:
             raise NotReady(f"{store.repo_path}: {self.segments.name} lacks tags of this version; run: feast apply")
         self.layout = layout
         self.online = store._get_provider().online_store
-        if not self._materialised():
-            raise NotReady(f"{store.repo_path}: no rows of {self.users.name} in the online store; {STEPS}")
 
     @classmethod
     def open(cls, project: Project) -> "PackSource":
         """The users of the encoder that the project's bundle names.
 
         Raises:
-            NotReady: no bundle, no Feast repo, nothing registered or nothing materialised.
+            NotReady: no bundle, no Feast repo, or nothing registered.
             BadBundle: the manifest cannot be read.
         """
         manifest = read_manifest(project)
@@ -95,6 +93,8 @@ class PackSource:
 
     def every_user(self) -> Iterator[int | str]:
         """Every user of the store; for a store that cannot say, every user of the rows it was filled from."""
+        if not self._materialised():
+            raise NotReady(f"{self.store.repo_path}: no rows of {self.users.name} in the online store; {STEPS}")
         if isinstance(self.online, PackOnlineStore):
             yield from self.online.users(self.store.config, self.users)
             return
@@ -106,7 +106,7 @@ class PackSource:
 
         Raises:
             UnknownUser: the store has no such user.
-            NotReady: it has not all of this user's rows yet.
+            NotReady: it has no rows at all, or not all of this user's yet.
             BundleMismatch: its rows are not what the views say.
         """
         not_before_s = int(time.time()) - self._max_age_s if self._max_age_s else None
@@ -126,6 +126,8 @@ class PackSource:
         return self._point_reads(self.users, [{"user_id": user}]), self._point_reads(self.segments, slots)
 
     def _composed(self, user: int | str, rows: pa.Table | None, ring: pa.Table | None) -> Pack:
+        if rows is None and not self._materialised():
+            raise NotReady(f"{self.store.repo_path}: no rows of {self.users.name} in the online store; {STEPS}")
         if rows is None:
             raise UnknownUser(
                 f"user {user!r} is not in {self.users.name}; check the id, or if the user is new run: "
@@ -140,7 +142,15 @@ class PackSource:
 
     def _point_reads(self, view: FeatureView, keys: list[dict[str, Any]]) -> pa.Table | None:
         names = [field.name for field in view.features]
-        response = self.store.get_online_features([f"{view.name}:{name}" for name in names], keys).proto
+        try:
+            response = self.store.get_online_features([f"{view.name}:{name}" for name in names], keys).proto
+        except Exception as error:
+            if isinstance(error, PocketRankError):
+                raise
+            said = " ".join(str(error).split())[:200]
+            raise NotReady(
+                f"the online store does not give {view.name} ({said}); run: feast apply; {MATERIALIZE}"
+            ) from None
         found = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
         there = [place for place, value in enumerate(found[GENERATION].values) if value.WhichOneof("val")]
         if not there:

@@ -9,11 +9,12 @@ from urllib.parse import quote
 from pocketrank import atomic
 from pocketrank.command import Report, progress
 from pocketrank.config import Project
-from pocketrank.errors import NotReady, UsageError
+from pocketrank.errors import NotReady, UnknownUser, UsageError
 from pocketrank.pack import Pack
 from pocketrank.times import from_us
 from pocketrank_features.composing import MATERIALIZE
 from pocketrank_features.pack_source import PackSource
+from pocketrank_features.replacement import in_use
 
 LONGEST_NAME = 180
 
@@ -31,12 +32,17 @@ def run(arguments: argparse.Namespace) -> Report:
 
     Raises:
         UsageError: neither users nor --all, or both.
-        UnknownUser: the store lacks one of the users; nothing is written.
+        UnknownUser: the store lacks one of the users, or one was forgotten; nothing is written.
         NotReady: no bundle, or nothing materialised.
     """
     if bool(arguments.user) == arguments.all:
         raise UsageError("pack wants either user ids or --all; for instance: pocketrank pack 7")
     project = Project.open(arguments.project)
+    with in_use(project.root):  # else a pack could be written of who is just being forgotten
+        return _written(project, arguments)
+
+
+def _written(project: Project, arguments: argparse.Namespace) -> Report:
     out = arguments.out or project.packs_dir
     source = PackSource.open(project)
     users = list(source.every_user()) if arguments.all else [source.user_id(text) for text in arguments.user]
@@ -69,6 +75,6 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _or_none(source: PackSource, user: int | str) -> bytes | None:
-    with suppress(NotReady):
+    with suppress(NotReady, UnknownUser):  # the latter may have been forgotten meanwhile
         return source.read(user)
     return None

@@ -96,7 +96,10 @@ class RedisBlobs:
             for some in self._every_owner():
                 fresh = [owner for owner in dict.fromkeys(some) if owner not in seen]
                 seen.update(fresh)
-                has = [found is not None for (found,) in self._read([name], fresh)] if fresh else []
+                pipe = self._redis.pipeline(transaction=False)
+                for owner in fresh:
+                    pipe.hexists(self._prefix + owner, name)
+                has = pipe.execute()
                 yield from (owner for owner, there in zip(fresh, has, strict=True) if there)
 
     def drop(self, names: Sequence[str]) -> None:

@@ -1,11 +1,12 @@
 """Blobs in one SQLite file in WAL mode: many processes read while one writes, each thread has its own connection."""
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pocketrank.errors import StoreFailed
@@ -51,7 +52,7 @@ class SqliteBlobs:
 
     def read(self, name: str, owners: Sequence[bytes]) -> list[bytes | None]:
         """See `blobs.Blobs`; as of one moment for every AT_ONCE owners."""
-        if not self.path.is_file():
+        if not self._is_there():
             return [None] * len(owners)
         with self._failing():
             if len(owners) == 1:
@@ -83,12 +84,17 @@ class SqliteBlobs:
             for name, blob in content.items():
                 connection.execute(PUT, (self._numbered(connection, name), owner, blob))
         with self._failing():  # the log of writes has it all once more
-            self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            is_busy, *_ = self._connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise StoreFailed(
+                f"{self.path}: a reader keeps it from emptying its log of writes, where what was removed still is; "
+                "let it end, then run the command again"
+            )
         return others > 0
 
     def owners(self, name: str) -> Iterator[bytes]:
         """See `blobs.Blobs`; as of the moment of the first."""
-        if not self.path.is_file():
+        if not self._is_there():
             return
         with self._failing():
             number = self._number(self._connection(), name)
@@ -155,18 +161,29 @@ class SqliteBlobs:
     def _failing(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
-            advice = next((text for sign, text in _ADVICE.items() if sign in str(error)), "see what it says")
+        except (sqlite3.Error, OSError) as error:
+            said = "full" if "disk I/O" in str(error) and self._is_full() else str(error)
+            advice = next((text for sign, text in _ADVICE.items() if sign in said), "mend what it says")
             raise StoreFailed(
                 f"{self.path}: {error}: {advice}, then run the command again; nothing of it is half written"
             ) from None
+
+    def _is_full(self) -> bool:
+        """Whether a disk error is but a lack of room, which SQLite does not tell of every file."""
+        return shutil.disk_usage(self.path.parent).free < 1 << 16
+
+    def _is_there(self) -> bool:
+        if self.path.exists() and not self.path.is_file():
+            raise StoreFailed(f"{self.path}: not a file, wanted one of SQLite's; mend the path of the online store")
+        return self.path.is_file()
 
 
 class _OfThread(sqlite3.Connection):
     """A connection that is closed when the thread it belongs to ends, and nobody can close it any more."""
 
     def __del__(self) -> None:
-        self.close()
+        with suppress(sqlite3.ProgrammingError):  # it was never opened
+            self.close()
 
 
 def _open(path: Path) -> sqlite3.Connection:

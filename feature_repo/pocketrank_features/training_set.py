@@ -27,7 +27,7 @@ from pocketrank.segments import MICROSECONDS
 from pocketrank_features.composing import in_a_pack
 from pocketrank_features.moments import Moments, moments_of
 from pocketrank_features.point_in_time import cached_at, column
-from pocketrank_features.replacement import in_use
+from pocketrank_features.replacement import in_use, room_on_disk
 from pocketrank_features.row_files import RECORD_KEY, SET_KEY
 from pocketrank_features.views import read_manifest, view_name
 
@@ -64,10 +64,15 @@ def write_training_set(project: Project, file: Path, examples: int = EXAMPLES) -
         raise UsageError(f"--examples is {examples}, wanted 1 or more")
     if file.is_dir():
         raise UsageError(f"--training-set {file}: a folder; wanted a file to write, such as {file / 'set.parquet'}")
-    manifest = read_manifest(project)
+    with in_use(project.root), room_on_disk(file.parent, "pocketrank segment --training-set"):
+        return _written(project, file, examples, began)
+
+
+def _written(project: Project, file: Path, examples: int, began: float) -> Report:
+    manifest, settings = read_manifest(project), project.segments
     store, source = _opened(project, manifest)
     moments = moments_of(source, examples)
-    delay_s = project.segments.sync_delay_s
+    delay_s = max(settings.sync_delay_s, settings.lateness_s)  # before that the job has not written it
     sizes = {axis: int(manifest["sizes"][axis]) for axis in "SKD"}
     made_with = _record(source)
     said = {
@@ -75,18 +80,15 @@ def write_training_set(project: Project, file: Path, examples: int = EXAMPLES) -
         "encoder_id": manifest["encoder_id"],
         "sizes": sizes,
         "sync_delay_s": delay_s,
+        "max_age_s": settings.max_age_s,
         "policy": made_with.get("policy", {}),
         "compaction": made_with.get("compaction", {}),
     }
     rows = empty = 0
     bar = Bar(len(moments), "training set", "examples")
-    with (
-        in_use(project.root),
-        file_beside(file) as draft,
-        pq.ParquetWriter(draft, _schema(moments.users.type, said)) as writer,
-    ):
+    with file_beside(file) as draft, pq.ParquetWriter(draft, _schema(moments.users.type, said)) as writer:
         for part, found in cached_at(store, manifest["encoder_id"], sizes["S"], moments.asked(delay_s)):
-            table, filled = _examples(moments, part, found, sizes, source)
+            table, filled = _examples(moments, part, _of_age(moments, found, settings.max_age_s), sizes, source)
             writer.write_table(table.cast(writer.schema))
             rows, empty = rows + int(filled.sum()), empty + int((filled == 0).sum())
             bar.add(len(part))
@@ -109,7 +111,7 @@ def write_training_set(project: Project, file: Path, examples: int = EXAMPLES) -
         "of": "",
         "sync_delay_s": f"{delay_s:,}",
         "filled": f"{facts['filled']} of {sizes['S']} slots, mean",
-        "empty": f"{empty:,} examples, nothing was there yet",
+        "empty": f"{empty:,} examples of which nothing was there yet",
         "seconds": f"{facts['seconds']} s",
     }
     return Report(facts, shown, verdict=f"next: pocketrank train --set {file}")
@@ -180,6 +182,14 @@ def _examples(
     table["vectors"] = pa.Array.from_buffers(pa.binary(), len(part), [None, ends, packed])
     table["scales"] = _lists(begin * sizes["K"], scales.ravel())
     return pa.table(table), filled
+
+
+def _of_age(moments: Moments, found: pa.Table, max_age_s: int) -> pa.Table:
+    """The rows that packs would not have left out for their age; see `[segments] max_age_s`."""
+    if not max_age_s:
+        return found
+    oldest_us = moments.time_us[column(found, "example")] - max_age_s * MICROSECONDS
+    return found.filter(pa.array(column(found, "segment_end") >= oldest_us))
 
 
 def _vectors(column: pa.ChunkedArray, sizes: Mapping[str, int], source: Path) -> tuple[Any, Any]:

@@ -73,6 +73,7 @@ def user_row(user: int, last: int, generation: int = 0) -> dict[str, Any]:
         "created": end + HOUR // 2,
         "closed_at_us": end + HOUR // 2,
         "generation": generation,
+        "n_segments": last + 1,
         "n_events": 30,
         "first_event": START_US,
         "last_event": end,
@@ -191,7 +192,7 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
     late += rebuilt
     write_rows(root, "segments", "late", late)
     write_rows(root, "users", "early", [user_row(u, 3) for u in range(1, 6)])
-    write_rows(root, "users", "late", [user_row(u, 5, generation=int(u == 4)) for u in (1, 2, 4, 5, 6)])
+    write_rows(root, "users", "late", [user_row(u, 5) for u in (1, 2, 5, 6)] + [user_row(4, 5, 1) | {"n_segments": 2}])
     write_rows(root, "items", "all", [item_row(n) for n in range(3)])
     said = {}
     beside = _feast(fresh, "apply")

@@ -209,6 +209,17 @@ def test_the_job_goes_on_without_them_as_if_nothing_were(shop: Shop, prepared: P
     assert shop.rows("segments_e1/000003*.parquet"), "there was something to go on with"
 
 
+def test_what_killed_commands_left_half_made_goes_but_for_the_only_copy(shop: Shop) -> None:
+    left = ["data/.events.77.draft/bucket=00/a.parquet", ".ingest-x/work.duckdb", "packs/.3.safetensors.7.draft"]
+    left += ["data/.rejected.parquet.8.draft", "data/.events.old/bucket=00/a.parquet", ".set.parquet.9.draft"]
+    for name in [*left, "data/.swapped.old/a.parquet"]:
+        (shop.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (shop.root / name).write_bytes(b"of user 3")
+    shop.run("forget", "3")
+    assert [name for name in left if (shop.root / name).exists()] == []
+    assert (shop.root / "data" / ".swapped.old" / "a.parquet").exists(), "data/swapped is not there yet"
+
+
 def test_a_run_under_way_is_dropped(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(segment_job, "committed", lambda *_: 1 / 0)
@@ -557,7 +568,8 @@ def test_a_store_that_cannot_forget_is_named_until_the_rows_are_gone(
         (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("still"))
         assert line == (
             "still in the online store: rows in segments_e1, users_e1, for sqlite cannot delete one; do it by its own "
-            f"means, or run in {shop.root}: feast teardown; feast apply; feast materialize 1970-01-02T00:00:00 END"
+            f"means, or run in {shop.root}: feast teardown; rm data/registry.db; feast apply; "
+            "feast materialize 1970-01-02T00:00:00 END"
         )
         assert GONE not in {row["user_id"] for row in shop.rows("users_e1/*.parquet")}
     store = FeatureStore(repo_path=str(shop.root))

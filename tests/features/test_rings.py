@@ -293,6 +293,7 @@ def history(rng: np.random.Generator, compaction: Ring | Log, sizes: list[list[i
                 EVENT_US: clock,
                 "closed_at_us": clock,
                 "generation": generation,
+                "n_segments": number,
                 "through_us": end,
                 "through_count": int(rng.integers(1, 4)),
                 "memory_items": items,
@@ -392,7 +393,7 @@ RING_KINDS = {
     "vectors": pa.list_(pa.float32()),
 }
 USER_KINDS = {
-    **dict.fromkeys((EVENT_US, "closed_at_us", "generation", "through_us", "through_count"), pa.int64()),
+    **dict.fromkeys((EVENT_US, "closed_at_us", "generation", "n_segments", "through_us", "through_count"), pa.int64()),
     **dict.fromkeys(("memory_items", "memory_first_s", "memory_last_s"), pa.list_(pa.int64())),
     **dict.fromkeys(("memory_counts", "memory_decayed"), pa.list_(pa.float32())),
 }
@@ -468,6 +469,18 @@ def test_segments_that_end_in_the_second_of_the_users_row_but_closed_later_make_
     assert isinstance(pack, NotReady)
     (pack,) = composed(table_of([second.users_row], USER_KINDS), both, np.zeros(2, np.int64), layout, ["ann"])
     assert isinstance(pack, Pack)
+
+
+def test_segments_that_closed_at_one_time_make_no_pack_until_the_last_of_them_is_there() -> None:
+    """Receipts of one moment, every event of which closes a segment."""
+    (run,) = history(np.random.default_rng(2), Ring(32), [[20]])
+    for row in (*run.rows, run.users_row):
+        row["closed_at_us"] = row[EVENT_US] = run.users_row["closed_at_us"]
+    layout, users = Layout("e", K, D, T, Ring(32)), table_of([run.users_row], USER_KINDS)
+    for there in range(1, 21):
+        rings = table_of(run.rows[:there], RING_KINDS)
+        (pack,) = composed(users, rings, np.zeros(there, np.int64), layout, ["ann"])
+        assert isinstance(pack, Pack if there == 20 else NotReady)
 
 
 def test_no_pack_is_made_of_older_rows_beside_rows_of_a_newer_generation() -> None:

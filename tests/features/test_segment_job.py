@@ -133,7 +133,7 @@ class Reference:
             self.segments[user, ordinal] = {**self.segment(ordinal, run, gap), "created": created}
         if runs:
             covered = [row for run in runs for row in run]
-            self.users[user, -1] = {**self.user(covered, self.closed_at(runs[-1], gap)), "created": created}
+            self.users[user, -1] = {**self.user(covered, self.closed_at(runs[-1], gap), len(runs)), "created": created}
 
     def closed_at(self, run: list[Row], gap: timedelta) -> datetime:
         full = len(run) == self.bundle.policy.max_events
@@ -171,7 +171,7 @@ class Reference:
             "vectors": vector / len(run),
         }
 
-    def user(self, covered: list[Row], closed_at: datetime) -> Row:
+    def user(self, covered: list[Row], closed_at: datetime, segments: int) -> Row:
         last = covered[-1]["timestamp"]
         seconds: dict[int, list[int]] = defaultdict(list)
         for row in covered:
@@ -191,6 +191,7 @@ class Reference:
             "created": closed_at,
             "closed_at_us": us(closed_at),
             "generation": 0,
+            "n_segments": segments,
             "n_events": len(covered),
             "first_event": covered[0]["timestamp"],
             "last_event": last,

@@ -200,6 +200,16 @@ def test_a_phone_that_syncs_late_has_what_closed_before(shop: Any, row: Make) ->
     assert not any(ordinals(write(late)).values())
 
 
+def test_what_the_job_would_write_later_and_what_packs_leave_out_for_its_age_is_not_in(shop: Any, row: Make) -> None:
+    held = [row(1, n, n, n, n + 0.5) for n in range(7)]
+    late = shop(held, "[segments]\nlateness_s = 7200")
+    assert ordinals(write(late)) == {(1, n): list(range(max(0, n - 2 - S), n - 2)) for n in range(1, 7)}
+    whole = ordinals(write(shop(held)))
+    (late.root / "pocketrank.toml").write_text("[segments]\nmax_age_s = 9000")
+    young = ordinals(write(late))
+    assert young[1, 6] == [one for one in whole[1, 6] if one >= 4] != whole[1, 6]
+
+
 def test_rows_of_an_older_generation_are_neither_examples_nor_cached(shop: Any, row: Make) -> None:
     old = [row(1, n, n, n, n + 0.5) for n in range(4)]
     new = [row(1, n, n, 2 * n, 2 * n + 1, generation=1) for n in range(3)]
@@ -243,6 +253,7 @@ def test_the_file_holds_the_rows_bytes_and_says_how_they_came_about(
         "encoder_id": rows.encoder,
         "sizes": {"S": S, "K": 2, "D": 8},
         "sync_delay_s": 0,
+        "max_age_s": 0,
         "policy": made["policy"],
         "compaction": made["compaction"],
     }

@@ -81,9 +81,7 @@ def test_rows_that_do_not_say_how_they_were_made_are_refused(tmp_path: Path, row
     rows.write(tmp_path, "segments", "a", [rows.segment(1, 0, 0, 0)])
     (file,) = (tmp_path / "data" / f"segments_{rows.encoder}").iterdir()
     pq.write_table(pq.read_table(file).replace_schema_metadata({b"pocketrank.segment": b'{"sizes": {}}'}), file)
-    with pytest.raises(
-        BadInput, match=r"a\.parquet: does not say by which compaction, policy .* --rebuild"
-    ):
+    with pytest.raises(BadInput, match=r"a\.parquet: does not say by which compaction, policy .* --rebuild"):
         definitions(Project(tmp_path, {}))
 
 
