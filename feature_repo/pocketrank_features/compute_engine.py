@@ -31,7 +31,7 @@ from feast.utils import _convert_arrow_to_proto
 
 from pocketrank.command import Bar
 from pocketrank.groups import Int64Array
-from pocketrank_features.incoming import SLOT_KEY
+from pocketrank_features.pack_store.incoming import SLOT_KEY
 
 ROWS_AT_ONCE = 1 << 15
 NEWEST = "__newest"

@@ -24,14 +24,14 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from pocketrank_features import incoming
-from pocketrank_features.composing import EVENT_US, Layout
-from pocketrank_features.incoming import Record
-from pocketrank_features.redis_blobs import RedisBlobs
-from pocketrank_features.ring_store import RingStore
-from pocketrank_features.rings import SLOT, Rows
-from pocketrank_features.sqlite_blobs import SqliteBlobs
-from pocketrank_features.values import values_of
+from pocketrank_features.pack_store import incoming
+from pocketrank_features.pack_store.composing import EVENT_US, Layout
+from pocketrank_features.pack_store.incoming import Record
+from pocketrank_features.pack_store.redis_blobs import RedisBlobs
+from pocketrank_features.pack_store.ring_store import RingStore
+from pocketrank_features.pack_store.rings import SLOT, Rows
+from pocketrank_features.pack_store.sqlite_blobs import SqliteBlobs
+from pocketrank_features.pack_store.values import values_of
 
 USER = "user_id"
 Found = tuple[datetime | None, dict[str, Value] | None]

@@ -20,10 +20,10 @@ from feast.types import Int64
 from pocketrank.config import Project
 from pocketrank.errors import NotReady, PocketRankError, UnknownUser
 from pocketrank.pack import Pack
-from pocketrank_features.composing import EVENT_US, MATERIALIZE, Layout, composed, trimmed
 from pocketrank_features.online_store import PackOnlineStore
-from pocketrank_features.rings import GENERATION
-from pocketrank_features.values import column_of
+from pocketrank_features.pack_store.composing import EVENT_US, MATERIALIZE, Layout, composed, trimmed
+from pocketrank_features.pack_store.rings import GENERATION
+from pocketrank_features.pack_store.values import column_of
 from pocketrank_features.views import read_manifest, view_name
 
 STEPS = f"run, in the project folder: pocketrank segment; feast apply; {MATERIALIZE}"

@@ -12,8 +12,8 @@ from pocketrank.config import Project
 from pocketrank.errors import NotReady, UnknownUser, UsageError
 from pocketrank.pack import Pack
 from pocketrank.times import from_us
-from pocketrank_features.composing import MATERIALIZE
 from pocketrank_features.pack_source import PackSource
+from pocketrank_features.pack_store.composing import MATERIALIZE
 from pocketrank_features.replacement import in_use
 
 LONGEST_NAME = 180

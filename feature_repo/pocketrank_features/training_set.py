@@ -24,8 +24,8 @@ from pocketrank.errors import BundleMismatch, NotReady, UsageError
 from pocketrank.groups import starts
 from pocketrank.quantise import quantise
 from pocketrank.segments import MICROSECONDS
-from pocketrank_features.composing import in_a_pack
 from pocketrank_features.moments import Moments, moments_of
+from pocketrank_features.pack_store.composing import in_a_pack
 from pocketrank_features.point_in_time import cached_at, column
 from pocketrank_features.replacement import in_use, room_on_disk
 from pocketrank_features.row_files import RECORD_KEY, SET_KEY

@@ -17,7 +17,7 @@ from pocketrank.errors import BadPack
 from pocketrank.pack import Pack
 from pocketrank.segments import policy_settings
 from pocketrank.times import from_us
-from pocketrank_features.composing import Layout, composed
+from pocketrank_features.pack_store.composing import Layout, composed
 from pocketrank_features.segment_job import Wish, segment
 
 from ..bundles import write_bundle

@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from pocketrank.pack import Pack
-from pocketrank_features import ring_store
 from pocketrank_features.compute_engine import PackComputeEngine  # noqa: F401
 from pocketrank_features.online_store import PackOnlineStore  # noqa: F401
-from pocketrank_features.ring_store import RingStore
+from pocketrank_features.pack_store import ring_store
+from pocketrank_features.pack_store.ring_store import RingStore
 
 EPOCH = datetime(1970, 1, 2, tzinfo=UTC)
 ENGINES = {"ours": "pocketrank_features.compute_engine.PackComputeEngine", "feast's": "local"}

@@ -18,7 +18,7 @@ from feast.types import Array, Bytes, Float32, Int64, String
 
 from pocketrank.errors import StoreFailed
 from pocketrank_features.online_store import PackOnlineStore
-from pocketrank_features.sqlite_blobs import _to_wal
+from pocketrank_features.pack_store.sqlite_blobs import _to_wal
 
 pytestmark = [
     # ibis 12 on duckdb >= 1.5, within Feast's materialisation.

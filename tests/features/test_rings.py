@@ -37,10 +37,10 @@ from pocketrank.compaction import Kept, Log, Ring
 from pocketrank.errors import BadInput, BundleMismatch, NotReady
 from pocketrank.pack import Pack
 from pocketrank.quantise import dequantise
-from pocketrank_features import ring_store
-from pocketrank_features.composing import EVENT_US, Layout, composed, trimmed
-from pocketrank_features.rings import SLOT, Rows, fingerprint_in, merged, opened
-from pocketrank_features.values import column_of, stored, values_of
+from pocketrank_features.pack_store import ring_store
+from pocketrank_features.pack_store.composing import EVENT_US, Layout, composed, trimmed
+from pocketrank_features.pack_store.rings import SLOT, Rows, fingerprint_in, merged, opened
+from pocketrank_features.pack_store.values import column_of, stored, values_of
 
 # Feast tells of its own next release.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast")

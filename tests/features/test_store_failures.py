@@ -24,9 +24,9 @@ from feast.repo_config import RepoConfig
 from pocketrank.config import Project
 from pocketrank.errors import BadConfig, BadInput, PocketRankError, StoreFailed
 from pocketrank.pack import Pack
-from pocketrank_features import sqlite_blobs
 from pocketrank_features.online_store import PackOnlineStore
-from pocketrank_features.redis_blobs import RedisBlobs
+from pocketrank_features.pack_store import sqlite_blobs
+from pocketrank_features.pack_store.redis_blobs import RedisBlobs
 from pocketrank_features.views import definitions
 
 from . import forking

@@ -23,7 +23,7 @@ from pocketrank.cli import main
 from pocketrank.compaction import Kept
 from pocketrank.config import Project
 from pocketrank_features import training_set
-from pocketrank_features.composing import in_a_pack
+from pocketrank_features.pack_store.composing import in_a_pack
 from pocketrank_features.point_in_time import cached_at
 from pocketrank_features.views import definitions
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 from pocketrank.errors import BadInput
 from pocketrank.groups import starts
 from pocketrank.pack import Pack
-from pocketrank_features.blobs import Blobs, Changed, Held
-from pocketrank_features.composing import EVENT_US, MATERIALIZE, Layout, composed, trimmed
-from pocketrank_features.rings import Rings, Rows, fingerprint, fingerprint_in, joined, merged, opened
+from pocketrank_features.pack_store.blobs import Blobs, Changed, Held
+from pocketrank_features.pack_store.composing import EVENT_US, MATERIALIZE, Layout, composed, trimmed
+from pocketrank_features.pack_store.rings import Rings, Rows, fingerprint, fingerprint_in, joined, merged, opened
 
 ROWS_AT_ONCE = 1 << 15
 OWNERS_AT_ONCE = 1 << 10

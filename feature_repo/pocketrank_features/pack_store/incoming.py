@@ -17,9 +17,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from pocketrank.errors import BadInput
 from pocketrank.groups import Int64Array
-from pocketrank_features.composing import EVENT_US
-from pocketrank_features.rings import NO_SLOT, SLOT, Rows
-from pocketrank_features.values import column_of, stored, values_of
+from pocketrank_features.pack_store.composing import EVENT_US
+from pocketrank_features.pack_store.rings import NO_SLOT, SLOT, Rows
+from pocketrank_features.pack_store.values import column_of, stored, values_of
 
 Record = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 SLOT_KEY = "slot"

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pocketrank.errors import BadConfig, MissingExtra, StoreFailed
-from pocketrank_features.blobs import Decide
+from pocketrank_features.pack_store.blobs import Decide
 
 AT_ONCE = 256  # owners a round trip: some megabytes
 WAIT_S = 30.0

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pocketrank.errors import StoreFailed
-from pocketrank_features.blobs import Decide
+from pocketrank_features.pack_store.blobs import Decide
 
 BUSY_S = 30.0
 # A table with a rowid keeps its index small: a blob of some kilobytes is found in 6 us, in one without it 17.

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from pocketrank.errors import BadInput
 from pocketrank.groups import Int64Array, spread, starts
-from pocketrank_features.composing import EVENT_US
-from pocketrank_features.values import SERIALISED, values_of
+from pocketrank_features.pack_store.composing import EVENT_US
+from pocketrank_features.pack_store.values import SERIALISED, values_of
 
 SLOT = "__slot"
 GENERATION = "generation"
