@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast.repo_config import RepoConfig
 from feast.types import Array, Bytes, Float32, Int64, String
 
 from pocketrank.errors import StoreFailed
-from pocketrank_features.online_store import PackOnlineStore
+from pocketrank_features.online_store import PackOnlineStore, _owner_of
 from pocketrank_features.pack_store.sqlite_blobs import _to_wal
 
 pytestmark = [
@@ -138,6 +139,14 @@ def test_rows_of_a_deleted_view_go_and_the_others_stay(config: RepoConfig) -> No
     assert [list(store.users(config, view(name))) for name in ("old", "new")] == [[], [1]]
     store.teardown(config, [view("new")], [])
     assert list((config.repo_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("user", [0, 7, -1, 2**63 - 1, -(2**63), "", "7", "ü/1"])
+def test_a_user_has_the_key_that_feast_gives(config: RepoConfig, user: int | str) -> None:
+    assert _owner_of(user) == serialize_entity_key(key(user_id=user), 3)
+    users = view("users", ("user_id", String if isinstance(user, str) else Int64))
+    PackOnlineStore().online_write_batch(config, users, [row(key(user_id=user), DAY, 1.0)], None)
+    assert list(PackOnlineStore().users(config, users)) == [user]
 
 
 def test_nothing_of_who_was_forgotten_is_left_in_the_file(config: RepoConfig) -> None:
