@@ -275,9 +275,9 @@ def history(rng: np.random.Generator, compaction: Ring | Log, sizes: list[list[i
         for n in closed:
             ends = []
             for _ in range(n):
-                # Segments often end in one second, for a long basket is cut in two; they close one after the other.
+                # Segments often end in one second, for a long basket is cut in two, and close at one time.
                 end += int(rng.choice([0, 5, SECOND, 40 * SECOND]))
-                clock = max(clock, end) + int(rng.choice([1, SECOND]))
+                clock = max(clock, end) + int(rng.choice([0, 1, SECOND]))
                 closed_at_us[number + len(ends)] = clock
                 ends.append(end)
             new = fresh(rng, number, ends)
