@@ -2,9 +2,9 @@
 
 Named in feature_store.yaml as `batch_engine: type: pocketrank_features.compute_engine.PackComputeEngine`. What is
 written is what Feast's own local engine writes; that one turns every value into a protobuf first, and holds the whole
-window in memory. Here the newest row of each key comes from the offline store in batches, with all rows of an entity
-together, and goes to `online_write_arrow`. A view that transforms, aggregates, filters or validates goes through
-Feast's own nodes up to the last.
+window in memory. Here the newest row of each key comes from the offline store in batches, in which an entity's rows
+mostly stay together, and goes to `online_write_arrow`. A view that transforms, aggregates, filters or validates goes
+through Feast's own nodes up to the last.
 """
 
 import sys
