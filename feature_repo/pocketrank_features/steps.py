@@ -6,6 +6,7 @@ A step is done for one state of settings and events; change either and it runs a
 import hashlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from pocketrank.atomic import write_bytes
 from pocketrank.errors import CheckFailed
+
+CLEAN_UP_S = 30
 
 
 class Steps:
@@ -72,15 +75,30 @@ class Steps:
 
 def _run(line: str, command: list[str], folder: Path | None, *, is_quiet: bool) -> None:
     pipe = subprocess.PIPE if is_quiet else None
-    done = subprocess.run(command, cwd=folder, stdout=pipe, stderr=subprocess.STDOUT if is_quiet else None, check=False)
-    if done.returncode == 0:
+    kept = subprocess.STDOUT if is_quiet else None
+    with subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=kept) as process:
+        try:
+            said, _ = process.communicate()
+        except KeyboardInterrupt:
+            _let_clean_up(process)
+            raise
+    if process.returncode == 0:
         return
-    if done.returncode in (-2, 130):
+    if process.returncode in (-2, 130):
         raise KeyboardInterrupt
     if not is_quiet:
-        raise SystemExit(done.returncode)
-    sys.stderr.write(done.stdout.decode(errors="replace")[-4000:])
-    raise CheckFailed(f"`{line}` ended with {done.returncode}; mend what it says, and run the demo again to go on")
+        raise SystemExit(process.returncode)
+    sys.stderr.write(said.decode(errors="replace")[-4000:])
+    raise CheckFailed(f"`{line}` ended with {process.returncode}; mend what it says, and run the demo again to go on")
+
+
+def _let_clean_up(process: "subprocess.Popen[bytes]") -> None:
+    """Wait for a step that Ctrl-C reached too; `subprocess.run` would kill it after a quarter of a second."""
+    try:
+        process.communicate(timeout=CLEAN_UP_S)
+    except subprocess.TimeoutExpired:  # the signal was sent to us alone
+        process.send_signal(signal.SIGINT)
+        process.communicate()
 
 
 def _digest(*parts: str) -> str:
