@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketrank.bundle import Sizes
+from pocketrank.errors import is_interrupt
 from pocketrank_export.fusion import Cached, Live
 from pocketrank_export.model import Model
 
@@ -174,19 +175,21 @@ def _stripped(proto: Any, axes: dict[str, dict[int, str]]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converters' own chatter, native code included, off our output; show it when they fail."""
+    """Keep the converters' own chatter, native code included, off our output; show it when they fail by themselves."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        failed = True
+        failed = False
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the converters warn of each other's deprecations
                 yield
-            failed = False
+        except BaseException as error:
+            failed = not is_interrupt(error)
+            raise
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

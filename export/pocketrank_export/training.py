@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pocketrank.errors import is_interrupt
 from pocketrank.groups import spread
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import Index
@@ -210,7 +211,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as ended:
-        if isinstance(ended.__context__, KeyboardInterrupt):
+        if is_interrupt(ended):
             raise KeyboardInterrupt from None
         raise
     finally:

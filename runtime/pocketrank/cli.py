@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
 
 from pocketrank.command import Command
-from pocketrank.errors import MissingExtra, PocketRankError
+from pocketrank.errors import MissingExtra, PocketRankError, is_interrupt
 
 GROUP = "pocketrank.commands"
 # The extra that brings a module, for the line printed when it is not there.
@@ -56,18 +56,26 @@ def main(argv: Sequence[str] | None = None, known: Mapping[str, Command] | None 
         report = command.run(arguments)
         print(report.json() if arguments.json else report)  # noqa: T201
         sys.stdout.flush()
-    except PocketRankError as error:
-        return _complain(f"{type(error).__name__}: {error}", error.exit_code)
-    except ModuleNotFoundError as error:
-        return _missing(command.name, error)
-    except KeyboardInterrupt:
-        return _complain(f"interrupted; run the same `pocketrank {command.name}` again to go on", INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _complain(f"{type(error).__name__}: {error}", PocketRankError.exit_code)
+    except BaseException as error:
+        return _failed(command.name, error)
     return 0 if report.ok else 1
+
+
+def _failed(name: str, error: BaseException) -> int:
+    """What to exit with, having said why in one line; a defect of ours is raised again."""
+    if is_interrupt(error):
+        return _complain(f"interrupted; run the same `pocketrank {name}` again to go on", INTERRUPTED)
+    match error:
+        case PocketRankError():
+            return _complain(f"{type(error).__name__}: {error}", error.exit_code)
+        case ModuleNotFoundError():
+            return _missing(name, error)
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        case OSError():
+            return _complain(f"{type(error).__name__}: {error}", PocketRankError.exit_code)
+    raise error
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> int:

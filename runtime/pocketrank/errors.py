@@ -87,3 +87,12 @@ class StoreFailed(PocketRankError):
 
 class CheckFailed(PocketRankError):
     """A verification found a difference."""
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what ended the work: libraries turn it into errors of their own while they handle it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -10,8 +10,8 @@ import pytest
 
 STEP = """
 import pathlib, sys, time
-print("at work", flush=True)
 try:
+    print("at work", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     time.sleep(1)

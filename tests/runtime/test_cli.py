@@ -310,11 +310,24 @@ def test_a_name_with_a_line_break_is_one_line_all_the_same(run: Run) -> None:
     assert refused(run("rank --pack", "a\nb")) == "BadPack: a b: no such file; make one with: pocketrank pack USER"
 
 
-def test_interrupted_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr("pocketrank.ranker.Ranker.rank", interrupt)
+
+def interrupt_a_library(*_: Any, **__: Any) -> None:
+    """As torch.onnx does when Ctrl-C comes while it imports: one error in the handler, another made of that one."""
+    try:
+        try:
+            interrupt()
+        finally:
+            _ = {}["not imported yet"]
+    except KeyError as error:
+        raise RuntimeError("failed to export") from error
+
+
+@pytest.mark.parametrize("ends", [interrupt, interrupt_a_library])
+def test_interrupted_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, ends: Any) -> None:
+    monkeypatch.setattr("pocketrank.ranker.Ranker.rank", ends)
     assert refused(run("rank"), 130) == "interrupted; run the same `pocketrank rank` again to go on"
 
 
