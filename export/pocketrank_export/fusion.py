@@ -49,6 +49,34 @@ class Fusion(nn.Module):
         """Fuse."""
         raise TypeError(f"{type(self).__name__} does not fuse")
 
+    def asked(self, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """States as sessions go on: Q questions, each asked of an example after its first few live events.
+
+        What comes later is not seen, and ages are those of that moment. Here every question is fused by itself; a
+        causal fusion answers all of an example's at once.
+
+        Args:
+            cached: B examples, ages as of the newest live event.
+            live: the same.
+            example: (Q,) which one.
+            position: (Q,) how many of its live events have come, 0 to L.
+
+        Returns:
+            (Q, H, D) and (Q, H), as of `forward`.
+        """
+        length = max(int(position.max()), 1) if len(position) else 1
+        came = (torch.arange(length, device=position.device) < position[:, None]).to(live.mask.dtype)
+        later_s = live.age_s[example, (position - 1).clamp(min=0)][:, None]
+        held = Cached(*(column[example] for column in cached))
+        seen = Live(*(column[example, :length] for column in live))
+        mask = seen.mask * came
+        return self(
+            held._replace(age_s=(held.age_s - later_s).clamp(min=0.0)),
+            seen._replace(
+                items=seen.items * came[..., None], age_s=(seen.age_s - later_s).clamp(min=0.0) * mask, mask=mask
+            ),
+        )
+
 
 class Mean(Fusion):
     """u = weighted mean of the segments' vectors; the live session stands as one more segment of age 0.
@@ -65,8 +93,7 @@ class Mean(Fusion):
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """Fuse; H = 1."""
-        gap = torch.cat([torch.zeros_like(live.age_s[:, :1]), live.age_s[:, :-1] - live.age_s[:, 1:]], dim=1)
-        session = self.encoder(live.items, live.behavior, gap * live.mask, live.score, live.mask)
+        session = self.encoder(live.items, live.behavior, pauses(live), live.score, live.mask)
         there = torch.clamp(live.mask.sum(dim=1, keepdim=True), max=1.0)
         vectors = torch.cat([cached.vectors.mean(dim=2), session.mean(dim=1, keepdim=True)], dim=1)
         mask = torch.cat([cached.mask, there], dim=1)
@@ -89,7 +116,9 @@ class Prefix(Fusion):
     """Segments stand as memory tokens before the live events in a small causal transformer.
 
     One learned token between the two is always present, so a user with nothing at all is a valid input. The state is
-    read at the newest live event, or at that token; the last layer is computed there alone.
+    read at the newest live event, or at that token; the last layer is computed there alone. Segments have their age
+    as the session began, and live events the pause before them: so nothing depends on when it is asked but a state
+    without live events, and one pass answers every question of a session.
     """
 
     def __init__(self, width: int, behaviors: int, length: int, layers: int, heads: int, dropout: float) -> None:
@@ -105,22 +134,41 @@ class Prefix(Fusion):
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """Fuse; H = 1."""
+        x, mask, _ = self._before_the_last(cached, live)
+        always = torch.ones_like(live.mask[:, :1])
+        follows = torch.cat([live.mask, torch.zeros_like(always)], dim=1)
+        newest = torch.cat([always, live.mask], dim=1) * (1.0 - follows)
+        here = (newest[..., None] * x[:, -newest.shape[1] :]).sum(dim=1, keepdim=True)
+        state: Tensor = self.norm(self.blocks[-1](here, x, unseen(mask)))
+        return state, torch.zeros_like(state[..., 0])
+
+    def asked(self, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """All questions in one pass; see `Fusion`."""
+        x, _, bias = self._before_the_last(cached, live)
+        asked = live.items.shape[1] + 1
+        states = self.norm(self.blocks[-1](x[:, -asked:], x, bias[:, :, -asked:]))
+        state: Tensor = states[example, position][:, None]
+        return state, torch.zeros_like(state[..., 0])
+
+    def _before_the_last(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) tokens before the last layer, (B, N) their mask, and what each may see as an attention's bias."""
         batch, slots, per_segment, width = cached.vectors.shape
-        aged = self.aged(cached.age_s, cached.weight)[:, :, None, :]
+        since_s = live.age_s[:, :1] * live.mask[:, :1]
+        aged = self.aged((cached.age_s - since_s).clamp(min=0.0), cached.weight)[:, :, None, :]
         memory = (cached.vectors + aged + self.segment).reshape(batch, slots * per_segment, width)
         memory_mask = cached.mask[:, :, None].expand(batch, slots, per_segment).reshape(batch, slots * per_segment)
-        length = live.items.shape[1]
-        events = live.items + self.behavior(live.behavior) + self.numbers(live.age_s, live.score)
-        events = events + self.position[:length]
+        events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
+        events = events + self.position[: live.items.shape[1]]
         x = torch.cat([memory, self.start.expand(batch, 1, width), events], dim=1)
-        always = torch.ones_like(live.mask[:, :1])
-        mask = torch.cat([memory_mask, always, live.mask], dim=1)
+        mask = torch.cat([memory_mask, torch.ones_like(live.mask[:, :1]), live.mask], dim=1)
         causal = torch.ones(x.shape[1], x.shape[1], device=x.device).tril()
         bias = torch.clamp(unseen(mask) + (1.0 - causal) * MASKED, min=MASKED)
         for block in self.blocks[:-1]:
             x = block(x, x, bias)
-        follows = torch.cat([live.mask, torch.zeros_like(always)], dim=1)
-        newest = torch.cat([always, live.mask], dim=1) * (1.0 - follows)
-        here = (newest[..., None] * x[:, slots * per_segment :]).sum(dim=1, keepdim=True)
-        state: Tensor = self.norm(self.blocks[-1](here, x, unseen(mask)))
-        return state, torch.zeros_like(state[..., 0])
+        return x, mask, bias
+
+
+def pauses(live: Live) -> Tensor:
+    """(B, L) seconds from the event before, 0 for the first and where there is none."""
+    before = torch.cat([live.age_s[:, :1], live.age_s[:, :-1]], dim=1)
+    return (before - live.age_s).clamp(min=0.0) * live.mask

@@ -75,6 +75,28 @@ def test_segments_live_events_and_ages_all_count(name: str) -> None:
     assert torch.allclose(whole, older) == (name in ("mean", "score_weighted"))
 
 
+@pytest.mark.parametrize("name", FUSIONS)
+def test_what_is_asked_within_a_session_knows_no_more_than_came_by_then(name: str) -> None:
+    fusion, (cached, live) = fusion_of(name), inputs(3, 3, L)
+    cached = cached._replace(age_s=cached.age_s + float(live.age_s.max()))  # they ended before the session began
+    example, position = torch.zeros(L + 1, dtype=torch.long), torch.arange(L + 1)
+    with torch.no_grad():
+        states, biases = fusion.asked(cached, live, example, position)
+    assert biases.shape == states.shape[:2]
+    for came, state in enumerate(states):
+        later_s = live.age_s[:, max(came - 1, 0)]
+        mask = torch.arange(L)[None] < came
+        then = Live(
+            live.items * mask[..., None],
+            live.behavior * mask,
+            (live.age_s - later_s) * mask,
+            live.score * mask,
+            mask.float(),
+        )
+        held = cached._replace(age_s=cached.age_s - later_s)
+        assert torch.allclose(state[None], state_of(fusion, held, then), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["mean", "score_weighted", "time_decay"])
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), order=st.permutations(range(S)))
