@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_an_interrupted_step_is_let_clean_up(tmp_path: Path, to_all: bool) -> No
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True) as job:
         assert job.stdout is not None
         assert job.stdout.readline() == b"at work\n"
+        time.sleep(0.5)  # until the job waits for its step
         (os.killpg if to_all else os.kill)(job.pid, signal.SIGINT)
         job.communicate(timeout=60)
     assert (job.returncode, (tmp_path / "cleaned").exists()) == (130, True)
