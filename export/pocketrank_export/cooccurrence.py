@@ -5,15 +5,15 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
-from pocketrank_export.history import History
+from pocketrank_export.history import History, Index
 
 
-def item_vectors(history: History, before_us: int, width: int, seed: int) -> npt.NDArray[np.float32] | None:
+def item_vectors(history: History, train_end: Index, width: int, seed: int) -> npt.NDArray[np.float32] | None:
     """Vectors whose inner products follow the positive pointwise mutual information of items in segments.
 
     Args:
         history: the log.
-        before_us: only segments that start before it are looked at.
+        train_end: (U,) index after each user's last event that may be looked at.
         width: D.
         seed: of the SVD's start.
 
@@ -25,18 +25,17 @@ def item_vectors(history: History, before_us: int, width: int, seed: int) -> npt
     items = len(history.vocabulary.items)
     if items <= width + 1:
         return None
-    segments = int(np.searchsorted(np.sort(history.segment_start_us), before_us))
-    early = history.segment_start_us < before_us
-    segment = np.repeat(np.arange(len(early)), history.segments.end - history.segments.first)
-    known = (history.events.rows >= 0) & early[segment]
+    segments = len(history.segments)
+    segment = np.repeat(np.arange(segments), history.segments.end - history.segments.first)
+    known = (history.events.rows >= 0) & (np.arange(len(history.user)) < train_end[history.user])
     ones = np.ones(int(known.sum()), np.float32)
-    there = sp.csr_matrix((ones, (segment[known], history.events.rows[known])), (len(early), items))
+    there = sp.csr_matrix((ones, (segment[known], history.events.rows[known])), (segments, items))
     there.data[:] = 1
     together = (there.T @ there).tocoo()
     count = there.sum(axis=0).A1 + 1
     apart = together.row != together.col
     row, col = together.row[apart], together.col[apart]
-    information = np.log(together.data[apart] * max(segments, 1) / (count[row] * count[col]))
+    information = np.log(together.data[apart] * segments / (count[row] * count[col]))
     positive = information > 0
     ppmi = sp.csr_matrix((information[positive], (row[positive], col[positive])), (items, items))
     if not ppmi.nnz:

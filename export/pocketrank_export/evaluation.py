@@ -3,7 +3,7 @@
 Every item of the session is a target, predicted at its start, the whole catalogue ranked, averaged per user.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import Index
 from pocketrank_export.metrics import ndcg
 from pocketrank_export.model import Model
-from pocketrank_export.scoring import batch_scores
-from pocketrank_export.split import batches, first_after
+from pocketrank_export.scoring import batch_scores, rankable
+from pocketrank_export.split import batches
 from pocketrank_export.trained import Trained
 
 Scorer = Callable[[Batch, Index], npt.NDArray[np.float32]]
@@ -46,7 +46,7 @@ class Evaluation:
 
 def evaluate(trained: Trained, builder: Builder) -> Evaluation:
     """Rank every test session by the model and by the baselines."""
-    segment, target_end = first_after(builder, trained.split.until_us, np.iinfo(np.int64).max)
+    questions = trained.split.test(builder)
     methods: dict[str, Scorer] = {
         "pocketrank": _model(trained.model),
         "memory_alone": _model(trained.memory_alone),
@@ -54,18 +54,15 @@ def evaluate(trained: Trained, builder: Builder) -> Evaluation:
         "popularity": _popularity(trained),
     }
     found: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in methods}
-    for part, batch in _parts(builder, segment, target_end):
-        targets = batch.target_example.numpy(), batch.target_row.numpy()
+    done = 0
+    for batch in batches(builder, questions):
+        targets = batch.target_question.numpy(), batch.target_row.numpy()
         for name, method in methods.items():
-            found[name].append(ndcg(method(batch, part), *targets))
-    return Evaluation(len(segment), {name: np.concatenate(parts or [np.zeros(0)]) for name, parts in found.items()})
-
-
-def _parts(builder: Builder, segment: Index, target_end: Index, size: int = 256) -> Iterator[tuple[Index, Batch]]:
-    starts = range(0, len(segment), size)
-    return zip(
-        (segment[begin : begin + size] for begin in starts), batches(builder, segment, target_end, size), strict=True
-    )
+            scores = rankable(torch.from_numpy(method(batch, questions.segment[done : done + len(batch)])), batch)
+            found[name].append(ndcg(scores.numpy(), *targets))
+        done += len(batch)
+    values = {name: np.concatenate(parts or [np.zeros(0)]) for name, parts in found.items()}
+    return Evaluation(len(questions.segment), values)
 
 
 def _model(model: Model) -> Scorer:

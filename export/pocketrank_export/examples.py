@@ -1,7 +1,8 @@
 """Training and evaluation examples: what the phone would know at one moment, and what the user did next.
 
-An example is (segment, p): all earlier segments are closed and cached, the first p events of this one are live, and
-the rest of it is the target. Now is the time of the newest live event, or of the segment's first event when p is 0.
+A question is (segment, p): all earlier segments are closed and cached, the first p events of this one are live, and
+what follows is the target. Now is the time of the newest live event, or of the segment's first event when p is 0.
+Questions of one segment are asked of one example, which a causal fusion answers in one pass.
 """
 
 from dataclasses import dataclass, fields
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pocketrank.groups import spread
+from pocketrank.quantise import FloatArray
 from pocketrank.segments import MICROSECONDS
 from pocketrank_export.cached import FromLog, Source, as_float, events_at, rows_at
 from pocketrank_export.fusion import Cached, Live
@@ -20,16 +22,20 @@ from pocketrank_export.history import History, Index
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B examples that share N closed segments.
+    """Q questions, asked of B examples that share N closed segments. Ages are as of an example's newest live event.
 
     Attributes:
         segment_rows, segment_behavior, segment_gap_s, segment_score, segment_mask, vectors, cached, age_s, weight,
             mask: see `cached.Held`.
         live_rows: (B, l) int64. live_behavior: (B, l) int32. live_age_s, live_score, live_mask: (B, l) float32;
             l is the most live events of any example, at least 1.
-        memory_example, memory_row: (M,) int64 example and vocabulary row of each remembered item.
+        example, position: (Q,) int64 example of each question, and how many of its live events have come by then.
+        memory_question, memory_row: (M,) int64 question and vocabulary row of each remembered item.
         memory: (M, 4) float32 its features.
-        target_example, target_row: (G,) int64 example and vocabulary row of each target.
+        seen_question, seen_row: (V,) int64 question and vocabulary row of each item that is out of the question,
+            because the user had it and nobody comes back to items; none where they do.
+        target_question, target_row: (G,) int64 question and vocabulary row of each target, by question.
+        target_label: (G,) float32 what a head is to say of it; 1 where the builder has no labels.
     """
 
     segment_rows: Tensor
@@ -47,14 +53,19 @@ class Batch:
     live_age_s: Tensor
     live_score: Tensor
     live_mask: Tensor
-    memory_example: Tensor
+    example: Tensor
+    position: Tensor
+    memory_question: Tensor
     memory_row: Tensor
     memory: Tensor
-    target_example: Tensor
+    seen_question: Tensor
+    seen_row: Tensor
+    target_question: Tensor
     target_row: Tensor
+    target_label: Tensor
 
     def __len__(self) -> int:
-        return len(self.cached)
+        return len(self.example)
 
     def to(self, device: torch.device, **_: object) -> "Batch":
         """The same batch on another device."""
@@ -69,8 +80,12 @@ class Builder:
         history: the log.
         slots: S.
         length: L.
-        remembered: F, items remembered a user.
+        remembered: F, items remembered a user; 0 where the model has no item memory.
         half_life_s: of the decayed count.
+        repeats: whether users come back to items; where not, those they had are out of the question.
+        by_count: whether segments are cut by the number of events alone.
+        sliding: whether the newest L events are live, whatever segment they are in: a full-sequence model's view.
+        labels: (E,) float32 what a head is to say of each event, where that is more than its item.
         given: what phones had cached, where a training set says it; the log itself otherwise.
     """
 
@@ -79,6 +94,10 @@ class Builder:
     length: int
     remembered: int
     half_life_s: float
+    repeats: bool = True
+    by_count: bool = False
+    sliding: bool = False
+    labels: FloatArray | None = None
     given: Source | None = None
 
     @cached_property
@@ -87,65 +106,88 @@ class Builder:
         return FromLog(self.history, self.slots, self.length) if self.given is None else self.given
 
     def batch(self, segment: Index, live: Index, target_end: Index) -> Batch:
-        """Build examples.
+        """Build questions.
 
         Args:
-            segment: (B,) target segments, of `source.examples`.
-            live: (B,) how many of its events are live, p, less than L.
-            target_end: (B,) index after the last target event.
+            segment: (Q,) target segments, of `source.examples`.
+            live: (Q,) how many of its events are live, p; less than L, but where the builder is `sliding`.
+            target_end: (Q,) index after the last target event.
         """
         log = self.history.events
-        begin = self.history.segments.first[segment]
-        now_us = log.time_us[begin + np.maximum(live - 1, 0)]
-        most = max(int(live.max()), 1)
-        inside, at = (x[:, :most] for x in events_at(self.history, begin, begin + live, self.length))
-        age = np.maximum(now_us[:, None] - log.time_us[at], 0) / MICROSECONDS
+        asked = self.history.segments.first[segment] + live
         user = self.history.segment_user[segment]
-        memory_example, memory_row, memory = self._memory(user, begin + live, now_us)
-        target_example, target_row = self._targets(begin + live, target_end)
+        if self.sliding:
+            begin = np.maximum(asked - self.length, self.history.user_first_event[user])
+            own, example = segment, np.arange(len(segment))
+        else:
+            own, example = np.unique(segment, return_inverse=True)
+            begin = self.history.segments.first[own]
+        most = np.zeros(len(own), np.int64)
+        position = asked - begin[example]
+        np.maximum.at(most, example, position)
+        now_us = log.time_us[begin + np.maximum(most - 1, 0)]
+        asked_us = log.time_us[begin[example] + np.maximum(position - 1, 0)]
+        width = max(int(most.max(initial=0)), 1)
+        inside, at = events_at(self.history, begin, begin + most, width)
+        age = np.maximum(now_us[:, None] - log.time_us[at], 0) / MICROSECONDS
+        memory_question, memory_row, memory = self._memory(user, asked, asked_us)
+        seen_question, seen_row, _ = self._rows(asked if self.repeats else self.history.user_first_event[user], asked)
+        target_question, target_row, event = self._rows(asked, target_end)
+        label = np.ones(len(event)) if self.labels is None else self.labels[event]
         return Batch(
-            **self.source.held(segment, now_us)._asdict(),
+            **self.source.held(own, now_us)._asdict(),
             live_rows=rows_at(self.history, at, inside),
             live_behavior=torch.from_numpy(log.behavior[at] * inside),
             live_age_s=as_float(age * inside),
             live_score=as_float(log.score[at] * inside),
             live_mask=as_float(inside),
-            memory_example=torch.from_numpy(memory_example),
+            example=torch.from_numpy(example),
+            position=torch.from_numpy(position),
+            memory_question=torch.from_numpy(memory_question),
             memory_row=torch.from_numpy(memory_row),
             memory=as_float(memory),
-            target_example=torch.from_numpy(target_example),
+            seen_question=torch.from_numpy(seen_question),
+            seen_row=torch.from_numpy(seen_row),
+            target_question=torch.from_numpy(target_question),
             target_row=torch.from_numpy(target_row),
+            target_label=as_float(label),
         )
 
     def _memory(self, user: Index, end: Index, now_us: Index) -> tuple[Index, Index, np.ndarray]:
-        """Item memory of each example over its user's events before `end`; the same numbers as `pocketrank.memory`."""
-        example, event = spread(self.history.user_first_event[user], end)
+        """Item memory of each question, of its user's events before `end`; the same numbers as `pocketrank.memory`."""
+        if not self.remembered:
+            nothing = np.zeros(0, np.int64)
+            return nothing, nothing, np.zeros((0, 4))
+        question, event = spread(self.history.user_first_event[user], end)
         rows = self.history.events.rows[event]
-        example, event, rows = example[rows >= 0], event[rows >= 0], rows[rows >= 0]
-        order = np.lexsort((event, rows, example))
-        example, rows = example[order], rows[order]
+        question, event, rows = question[rows >= 0], event[rows >= 0], rows[rows >= 0]
+        order = np.lexsort((event, rows, question))
+        question, rows = question[order], rows[order]
         time_s = self.history.events.time_us[event[order]] // MICROSECONDS
         if not len(rows):
-            return example, rows, np.zeros((0, 4))
-        start = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]) | (example[1:] != example[:-1])))
+            return question, rows, np.zeros((0, 4))
+        start = np.flatnonzero(np.append(True, (rows[1:] != rows[:-1]) | (question[1:] != question[:-1])))
         end_of = np.append(start[1:], len(rows))
         count, last = end_of - start, time_s[end_of - 1]
         now_s = now_us // MICROSECONDS
-        decay = np.exp2(-np.maximum(now_s[example] - time_s, 0) / self.half_life_s)
+        decay = np.exp2(-np.maximum(now_s[question] - time_s, 0) / self.half_life_s)
         decayed = np.add.reduceat(decay, start)
-        example, rows = example[start], rows[start]
-        since = np.maximum(now_s[example] - last, 0)
+        question, rows = question[start], rows[start]
+        since = np.maximum(now_s[question] - last, 0)
         interval = (last - time_s[start]) / np.maximum(count - 1, 1)
-        strongest = np.lexsort((rows, -decayed, example))
-        rank = np.arange(len(rows)) - np.searchsorted(example, example)
+        strongest = np.lexsort((rows, -decayed, question))
+        rank = np.arange(len(rows)) - np.searchsorted(question, question)
         kept = strongest[rank < self.remembered]
-        return example[kept], rows[kept], np.stack([count, decayed, since, interval], axis=1)[kept]
+        return question[kept], rows[kept], np.stack([count, decayed, since, interval], axis=1)[kept]
 
-    def _targets(self, begin: Index, end: Index) -> tuple[Index, Index]:
-        example, event = spread(begin, end)
-        rows = self.history.events.rows[event]
-        pairs = np.unique(np.stack([example, rows])[:, rows >= 0], axis=1)
-        return pairs[0], pairs[1]
+    def _rows(self, begin: Index, end: Index) -> tuple[Index, Index, Index]:
+        """Question, vocabulary row and first event of the known items in ranges of events, each item once."""
+        question, event = spread(begin, end)
+        known = self.history.events.rows[event] >= 0
+        question, event = question[known], event[known]
+        items = len(self.history.vocabulary.items)
+        pairs, first = np.unique(question * items + self.history.events.rows[event], return_index=True)
+        return pairs // items, pairs % items, event[first]
 
 
 def encoder_inputs(batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -155,7 +197,7 @@ def encoder_inputs(batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def fusion_inputs(batch: Batch, encoded: Tensor, vectors: Tensor) -> tuple[Cached, Live]:
-    """The fusion's inputs, given (N, K, D) encoded segments and (I + 1, D) item vectors."""
+    """The fusion's inputs for a batch's examples, given (N, K, D) encoded segments and (I + 1, D) item vectors."""
     with_empty = torch.cat([encoded, encoded.new_zeros(1, *encoded.shape[1:])])
     cached = Cached(with_empty[batch.cached], batch.age_s, batch.weight, batch.mask)
     live_items = vectors[batch.live_rows] * batch.live_mask[..., None]

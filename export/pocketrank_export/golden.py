@@ -39,13 +39,15 @@ def golden_cases(model: Model, items: Items, sizes: Sizes, builder: Builder, see
     encoder = _encoder_cases(builder, real, sizes)
     encoder["vectors"] = _run(model, "encoder", {"items": items.embed(encoder["rows"]), **_without(encoder, "rows")})[0]
     cached_vectors, cached_scales = quantise(_encode_all(model, items, batch, sizes))
+    case = batch.example.numpy()
+    cached, live_rows = batch.cached.numpy()[case], batch.live_rows.numpy()[case]
     state = {
-        "vectors": cached_vectors[batch.cached.numpy()],
-        "scales": cached_scales[batch.cached.numpy()],
-        **{name: getattr(batch, name).numpy() for name in ("age_s", "weight", "mask")},
-        "live_rows": _padded(np.where(batch.live_rows.numpy() < sizes.I, batch.live_rows.numpy(), -1), sizes.L, -1),
+        "vectors": cached_vectors[cached],
+        "scales": cached_scales[cached],
+        **{name: getattr(batch, name).numpy()[case] for name in ("age_s", "weight", "mask")},
+        "live_rows": _padded(np.where(live_rows < sizes.I, live_rows, -1), sizes.L, -1),
         **{
-            f"live_{name}": _padded(getattr(batch, f"live_{name}").numpy(), sizes.L, 0)
+            f"live_{name}": _padded(getattr(batch, f"live_{name}").numpy()[case], sizes.L, 0)
             for name in ("behavior", "age_s", "score", "mask")
         },
     }
@@ -108,7 +110,7 @@ def _score_cases(model: Model, items: Items, sizes: Sizes, batch: Batch, state: 
     memory_rows = np.full((CASES, sizes.F), -1)
     memory = np.zeros((CASES, sizes.F, 4), np.float32)
     for case in range(1, CASES):  # case 0 is somebody without a history
-        of_case = (batch.memory_example.numpy() == case) & (batch.memory_row.numpy() < len(rows))
+        of_case = (batch.memory_question.numpy() == case) & (batch.memory_row.numpy() < len(rows))
         count = int(of_case.sum())
         memory_rows[case, :count] = batch.memory_row.numpy()[of_case]
         memory[case, :count] = batch.memory.numpy()[of_case]

@@ -1,5 +1,6 @@
 """The event log as sorted arrays, and its segments: what training and evaluation read."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy.typing as npt
 from pocketrank.bundle import Int64Array, ItemId
 from pocketrank.encoding import Events
 from pocketrank.errors import BadEvents, NotReady
-from pocketrank.segments import Policy, Segments, milestones, missing_behaviors
+from pocketrank.groups import spread
+from pocketrank.segments import BoolArray, Policy, Segments, milestones, missing_behaviors
 
 Index = npt.NDArray[np.int64]
 COLUMNS = ["user_id", "item_id", "behavior", "timestamp", "score", "arrival"]
@@ -60,6 +62,16 @@ class History:
         return np.searchsorted(self.user, np.arange(len(self.users) + 1))
 
     @cached_property
+    def continues(self) -> BoolArray:
+        """(N,) True where a segment goes on with a session for which the one before had no more room."""
+        first, end = self.segments.first, self.segments.end
+        found = np.zeros(len(first), bool)
+        full = end - first == (end - first).max(initial=0)
+        found[1:] = full[:-1] & (self.segment_user[1:] == self.segment_user[:-1])
+        found[1:] &= self.segment_start_us[1:] == self.segment_end_us[:-1]
+        return found
+
+    @cached_property
     def segment_start_us(self) -> Int64Array:
         """(N,) time of each segment's first event."""
         return self.events.time_us[self.segments.first]
@@ -70,27 +82,16 @@ class History:
         return self.events.time_us[self.segments.end - 1]
 
 
-def read_history(
-    folder: Path,
-    policy: Policy,
-    min_count: int,
-    max_items: int,
-    train_share: float,
-    vocabulary: Vocabulary | None = None,
-) -> History:
-    """Read partitioned events and cut them.
+def read_history(folder: Path, policy: Policy) -> History:
+    """Read partitioned events and cut them; every item of the log has a row, in the order of the ids.
 
     Args:
         folder: what `pocketrank ingest` wrote.
         policy: the rule that closes segments.
-        min_count: events an item needs before the vocabulary takes it.
-        max_items: items the vocabulary takes at most, the most frequent.
-        train_share: share of events, oldest first, that the vocabulary may look at.
-        vocabulary: use this one instead of making one.
 
     Raises:
         NotReady: no events there.
-        BadEvents: no item is frequent enough, or none of a behaviour that is to close segments.
+        BadEvents: none of a behaviour that is to close segments.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -102,21 +103,70 @@ def read_history(
     behaviors, behavior = _ranked(table["behavior"])
     time_us = table["timestamp"].cast("int64").to_numpy()
     order = np.lexsort((table["arrival"].to_numpy(), time_us, user))
-    if vocabulary is None:
-        past = time_us <= np.quantile(time_us, train_share, method="lower")
-        vocabulary = _vocabulary(items, item[past], behaviors, min_count, max_items, folder)
+    vocabulary = Vocabulary(items, ["", *behaviors], np.bincount(item, minlength=len(items)))
     for name in missing_behaviors(policy, vocabulary.behaviors):
         raise BadEvents(
             f"{folder}: no event of behaviour {name!r}, which is to close segments; the log has "
-            f"{', '.join(vocabulary.behaviors[1:])}: set [segments] behaviors"
+            f"{', '.join(behaviors)}: set [segments] behaviors"
         )
-    row = _lookup(items, vocabulary.items)[item[order]]
-    kind = np.maximum(_lookup(behaviors, vocabulary.behaviors), 0)[behavior[order]]
     score = table["score"].to_numpy().astype(np.float32)[order]
     user = user[order]
-    events = Events(row, kind.astype(np.int32), time_us[order], score)
+    events = Events(item[order], (behavior[order] + 1).astype(np.int32), time_us[order], score)
     closing = milestones(policy, vocabulary.behaviors, events.behavior)
     return History(users, user, events, policy.cut(user, events.time_us, closing), vocabulary)
+
+
+def with_vocabulary(history: History, vocabulary: Vocabulary) -> History:
+    """The same history as somebody counts it who knows only these items and behaviours."""
+    events, known = history.events, history.vocabulary
+    rows = _lookup(known.items, vocabulary.items)[events.rows]
+    behavior = np.maximum(_lookup(known.behaviors, vocabulary.behaviors), 0)[events.behavior].astype(np.int32)
+    return dataclasses.replace(
+        history, events=dataclasses.replace(events, rows=rows, behavior=behavior), vocabulary=vocabulary
+    )
+
+
+def vocabulary_of(history: History, train_end: Index, min_count: int, max_items: int, where: Path) -> Vocabulary:
+    """Choose items by what training may see of a history that `read_history` gave.
+
+    Args:
+        history: every item of the log has a row.
+        train_end: (U,) index after each user's last event that counts.
+        min_count: events an item needs.
+        max_items: items at most, the most frequent.
+        where: the log, for an error.
+
+    Raises:
+        BadEvents: not two items are frequent enough.
+    """
+    items = history.vocabulary.items
+    past = np.arange(len(history.user)) < train_end[history.user]
+    counts = np.bincount(history.events.rows[past], minlength=len(items))
+    order = np.lexsort((np.arange(len(items)), -counts))
+    order = order[counts[order] >= min_count][:max_items]
+    if len(order) < 2:
+        raise BadEvents(
+            f"{where}: {len(order)} items have {min_count} events or more, wanted at least 2; "
+            "ingest a longer log, or lower min_count in [training]"
+        )
+    return Vocabulary([items[index] for index in order], history.vocabulary.behaviors, counts[order])
+
+
+def cut_by_count(first: Index, shift: Index, size: int) -> Segments:
+    """Segments of `size` events, each user's first one shorter by a shift.
+
+    Args:
+        first: (U + 1,) where each user's events begin.
+        shift: (U,) 0 to `size` - 1.
+        size: events of a segment.
+    """
+    length = np.diff(first)
+    pieces = -(-(length + shift) // size) * (length > 0)
+    user, place = spread(np.zeros(len(pieces), np.int64), pieces)
+    begin = first[user] - shift[user] + place * size
+    end = np.minimum(begin + size, first[user + 1])
+    begin = np.maximum(begin, first[user])
+    return Segments(begin, end, np.zeros(len(begin), np.int64), np.ones(len(begin), bool))
 
 
 def _ranked(column: Any) -> tuple[list[Any], Int64Array]:
@@ -127,20 +177,6 @@ def _ranked(column: Any) -> tuple[list[Any], Int64Array]:
     place = np.empty(len(values), np.int64)
     place[order] = np.arange(len(values))
     return [values[index] for index in order], place[encoded.indices.to_numpy().astype(np.int64)]
-
-
-def _vocabulary(
-    items: list[Any], item: Int64Array, behaviors: list[str], min_count: int, max_items: int, folder: Path
-) -> Vocabulary:
-    counts = np.bincount(item, minlength=len(items))
-    order = np.lexsort((np.arange(len(items)), -counts))
-    order = order[counts[order] >= min_count][:max_items]
-    if len(order) < 2:
-        raise BadEvents(
-            f"{folder}: {len(order)} items have {min_count} events or more, wanted at least 2; "
-            "ingest a longer log, or lower min_count in [training]"
-        )
-    return Vocabulary([items[index] for index in order], ["", *behaviors], counts[order])
 
 
 def _lookup(values: list[Any], known: list[Any]) -> Int64Array:

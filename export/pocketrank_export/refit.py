@@ -20,18 +20,18 @@ from pocketrank.errors import BadConfig, BadInput, BundleMismatch
 from pocketrank.times import from_us
 from pocketrank_export.examples import Builder
 from pocketrank_export.exporting import item_table
-from pocketrank_export.history import Index
+from pocketrank_export.heads import head_of
 from pocketrank_export.model import Model
 from pocketrank_export.runs import builder_of, checkpoints_of
 from pocketrank_export.settings import ModelConfig, TrainingConfig
-from pocketrank_export.split import Split, first_after
+from pocketrank_export.split import Questions, Split
 from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
 # [model] settings that decide what a segment's vectors are, or what is stored with them.
 OF_THE_ENCODER = ("width", "vectors", "top_items", "encoder_layers", "heads")
 # Those that decide whether a fusion can go on from the trained one.
-OF_THE_FUSION = ("fusion", "layers", "half_life_s", "memory")
+OF_THE_FUSION = ("fusion", "head", "layers", "half_life_s", "memory")
 MORE = "write one with more: pocketrank segment --training-set FILE --examples N"
 
 
@@ -75,19 +75,20 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
     _check_settings(project, config, old.config)
     found = TrainingSet.read(file)
     builder = given(project, old, found)
+    head = head_of(config, training, builder.history)
     sessions = _validation(file, builder, old.split)
     torch.manual_seed(training.seed)
     model, goes_on = _started(old, config)
-    before = quality(old.model, builder, *sessions) if goes_on else None
+    before = quality(old.model, head, builder, sessions) if goes_on else None
     checkpoints = checkpoints_of(project, config, training, _digest(file), _digest(project.model_dir / WEIGHTS))
-    after = fit(model, builder, old.split, training, checkpoints, progress=progress)
+    after = fit(model, head, builder, old.split, training, checkpoints, progress=progress)
     examples = len(builder.source.examples)
     refitted = dataclasses.replace(
         old,
         model=model.eval(),
         config=config,
         training=training,
-        validation={"memory_alone": quality(old.memory_alone, builder, *sessions), "pocketrank": after},
+        validation={"memory_alone": quality(old.memory_alone, head, builder, sessions), "pocketrank": after},
         training_set={"encoder_id": found.encoder_id, "sync_delay_s": found.sync_delay_s, "examples": examples},
     )
     is_better = before is None or after > before
@@ -130,14 +131,14 @@ def given(project: Project, trained: Trained, found: TrainingSet) -> Builder:
     return dataclasses.replace(builder, given=source)
 
 
-def _validation(file: Path, builder: Builder, split: Split) -> tuple[Index, Index]:
+def _validation(file: Path, builder: Builder, split: Split) -> Questions:
     """The sessions that choose the best round, with something before them to train on."""
     start = builder.history.segment_start_us[builder.source.examples]
     begin, end = from_us(split.validation_us).isoformat(), from_us(split.until_us).isoformat()
     if not (start < split.validation_us).any():
         raise BadInput(f"{file}: no example before {begin}, where validation begins; {MORE}")
-    sessions = first_after(builder, split.validation_us, split.until_us)
-    if not len(sessions[0]):
+    sessions = split.validation(builder)
+    if not len(sessions.segment):
         raise BadInput(f"{file}: no example from {begin} to {end}, which choose the best round; {MORE}")
     return sessions
 

@@ -12,9 +12,11 @@ import torch
 
 from pocketrank.config import Project
 from pocketrank.errors import NotReady
+from pocketrank.segments import FixedCount, Policy
 from pocketrank_export.cooccurrence import item_vectors
 from pocketrank_export.examples import Builder
-from pocketrank_export.history import History, read_history
+from pocketrank_export.heads import head_of
+from pocketrank_export.history import History, read_history, vocabulary_of, with_vocabulary
 from pocketrank_export.model import Model
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
@@ -30,39 +32,46 @@ def train(project: Project, *, progress: bool) -> Trained:
         NotReady: no events.
         BadConfig: a setting in [model] or [training] is unknown or of the wrong type.
     """
-    from pocketrank_export.training import fit  # noqa: PLC0415  (brings Lightning: seconds)
+    from pocketrank_export.training import fit, quality  # noqa: PLC0415  (brings Lightning: seconds)
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy = project.segments.cutter()
-    share = 1 - training.holdout - training.validation
-    history = read_history(project.events_dir, policy, training.min_count, training.max_items, share)
-    builder = _builder(
-        history, policy.max_events, project.segments.slots, project.memory.items, project.memory.half_life_s
-    )
-    split = Split.of(history.events.time_us, training.holdout, training.validation)
+    log = read_history(project.events_dir, policy)
+    split = Split.of(log.events.time_us, training, config.head)
+    train_end = split.train_end(log)
+    vocabulary = vocabulary_of(log, train_end, training.min_count, training.max_items, project.events_dir)
+    history = with_vocabulary(log, vocabulary)
+    remembered, half_life_s = project.memory.items, project.memory.half_life_s
+    builder = _builder(history, policy, project.segments.slots, remembered, half_life_s, config, training)
     checkpoints = checkpoints_of(project, config, training)
+    head = head_of(config, training, history)
     torch.manual_seed(training.seed)
-    alone = new_model(memory_only(config), history.vocabulary, policy)
-    found = {"memory_alone": fit(alone, builder, split, training, checkpoints / "memory_alone", progress=progress)}
+    alone = new_model(memory_only(config), vocabulary, policy)
+    with torch.no_grad():
+        alone.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
+    if config.memory:
+        before = fit(alone, head, builder, split, training, checkpoints / "memory_alone", progress=progress)
+    else:  # nothing to train: popularity it is
+        before = quality(alone, head, builder, split.validation(builder))
     torch.manual_seed(training.seed)
-    model = new_model(config, history.vocabulary, policy)
-    _start_from(model, alone, item_vectors(history, split.validation_us, config.width, training.seed))
-    found["pocketrank"] = fit(model, builder, split, training, checkpoints / "model", progress=progress)
+    model = new_model(config, vocabulary, policy)
+    _start_from(model, alone, item_vectors(history, train_end, config.width, training.seed))
+    after = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
     trained = Trained(
         model=model.eval(),
         memory_alone=alone.eval(),
         config=config,
         training=training,
-        vocabulary=history.vocabulary,
+        vocabulary=vocabulary,
         policy=policy,
         slots=project.segments.slots,
         compaction=project.segments.compactor(),
-        remembered=project.memory.items,
-        half_life_s=project.memory.half_life_s,
+        remembered=remembered,
+        half_life_s=half_life_s,
         lateness_s=project.segments.lateness_s,
         weights={name: float(value) for name, value in project.events.weights.items()},
         split=split,
-        validation=found,
+        validation={"memory_alone": before, "pocketrank": after},
     )
     trained.save(project.model_dir)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
@@ -75,18 +84,42 @@ def builder_of(project: Project, trained: Trained) -> Builder:
     Raises:
         NotReady: no events.
     """
-    training, policy = trained.training, trained.policy
-    history = read_history(project.events_dir, policy, training.min_count, training.max_items, 1.0, trained.vocabulary)
-    return _builder(history, policy.max_events, trained.slots, trained.remembered, trained.half_life_s)
+    history = with_vocabulary(read_history(project.events_dir, trained.policy), trained.vocabulary)
+    return _builder(
+        history,
+        trained.policy,
+        trained.slots,
+        trained.remembered,
+        trained.half_life_s,
+        trained.config,
+        trained.training,
+    )
 
 
-def _builder(history: History, length: int, slots: int, remembered: int, half_life_s: float) -> Builder:
+def _builder(
+    history: History,
+    policy: Policy,
+    slots: int,
+    remembered: int,
+    half_life_s: float,
+    config: ModelConfig,
+    training: TrainingConfig,
+) -> Builder:
     if len(history.segments) == len(history.users):
         raise NotReady(
             f"{len(history.users)} users with one segment each: nothing to learn what follows from; "
             "ingest a longer log, or set [segments] so that they close sooner"
         )
-    return Builder(history, slots, length, remembered, half_life_s)
+    return Builder(
+        history,
+        slots,
+        policy.max_events,
+        remembered if config.memory else 0,
+        half_life_s,
+        repeats=training.repeats,
+        by_count=isinstance(policy, FixedCount),
+        labels=head_of(config, training, history).labels,
+    )
 
 
 def _start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | None) -> None:

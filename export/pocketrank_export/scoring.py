@@ -1,4 +1,6 @@
-"""Scores of a batch of examples, in the shapes of training: shared segments encoded once, memory as a sparse sum."""
+"""Scores of a batch of questions, in the shapes of training: shared segments encoded once, memory as a sparse sum."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -7,21 +9,57 @@ from pocketrank_export.examples import Batch, encoder_inputs, fusion_inputs
 from pocketrank_export.model import Model
 
 
+class States(NamedTuple):
+    """What Q questions are scored with.
+
+    Attributes:
+        state: (Q, H, D). state_bias: (Q, H).
+        vectors: (I, D) item vectors.
+    """
+
+    state: Tensor
+    state_bias: Tensor
+    vectors: Tensor
+
+
+def batch_states(model: Model, batch: Batch, unknown: float = 0.0) -> States | None:
+    """States of a batch's questions; None of a model without a fusion.
+
+    Args:
+        model: the model.
+        batch: Q questions.
+        unknown: share of items shown as unknown.
+    """
+    if model.fusion is None:
+        return None
+    vectors = model.items.weight
+    if unknown:
+        hidden = torch.rand(len(vectors), 1) < unknown
+        vectors = torch.where(hidden, vectors[-1:], vectors)
+    cached, live = fusion_inputs(batch, encode_by_length(model, batch, vectors), vectors)
+    if torch.equal(batch.position, live.mask.sum(dim=1).long()[batch.example]):  # all at the newest live event
+        state, state_bias = (found[batch.example] for found in model.fusion(cached, live))
+    else:
+        state, state_bias = model.fusion.asked(cached, live, batch.example, batch.position)
+    return States(state, state_bias, model.items.weight[:-1])
+
+
 def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:
-    """(B, I) scores of a batch; `unknown` is the share of items shown as unknown."""
-    items, bias = model.items.weight[:-1], model.bias
-    scores = bias.expand(len(batch), -1)
-    if model.fusion is not None:
-        vectors = model.items.weight
-        if unknown:
-            hidden = torch.rand(len(vectors), 1) < unknown
-            vectors = torch.where(hidden, vectors[-1:], vectors)
-        encoded = encode_by_length(model, batch, vectors)
-        state, state_bias = model.fusion(*fusion_inputs(batch, encoded, vectors))
-        scores = (state @ items.T + state_bias[..., None]).sum(dim=1) + bias
+    """(Q, I) scores of the whole catalogue; see `batch_states`."""
+    states = batch_states(model, batch, unknown)
+    scores = model.bias.expand(len(batch), -1)
+    if states is not None:
+        scores = (states.state @ states.vectors.T + states.state_bias[..., None]).sum(dim=1) + scores
     if model.memory is not None:
-        scores = scores.index_put((batch.memory_example, batch.memory_row), model.memory(batch.memory), accumulate=True)
+        scores = scores.index_put(
+            (batch.memory_question, batch.memory_row), model.memory(batch.memory), accumulate=True
+        )
     return scores
+
+
+def rankable(scores: Tensor, batch: Batch) -> Tensor:
+    """(Q, I) scores with those items last that are out of the question."""
+    return scores.index_put((batch.seen_question, batch.seen_row), scores.new_tensor(-torch.inf))
 
 
 def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 4) -> Tensor:

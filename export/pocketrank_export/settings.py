@@ -1,6 +1,8 @@
 """The [model] and [training] sections of pocketrank.toml."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pocketrank.config import hold
 
 
 @dataclass(frozen=True)
@@ -9,6 +11,8 @@ class ModelConfig:
 
     Attributes:
         fusion: "prefix", "mean", "score_weighted", "time_decay", or "none" (item memory and popularity alone).
+        head: what it is trained to say: "next_item", "click" (does an event get a behaviour that counts as one?) or
+            "rating" (which score does it get?).
         width: D.
         vectors: K, vectors a segment.
         top_items: T, items named by a segment.
@@ -21,6 +25,7 @@ class ModelConfig:
     """
 
     fusion: str = "prefix"
+    head: str = "next_item"
     width: int = 64
     vectors: int = 1
     top_items: int = 4
@@ -31,12 +36,22 @@ class ModelConfig:
     memory: bool = True
     half_life_s: float = 30 * 86400.0
 
+    def __post_init__(self) -> None:
+        hold("head", self.head, self.head in ("next_item", "click", "rating"), "'next_item', 'click' or 'rating'")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """[training]: how it is trained.
 
     Attributes:
+        target: what is asked: "session", at its start, with all its items as targets (groceries, where the order in a
+            basket says nothing); "next", before every event, with that one (films, music).
+        repeats: whether users come back to items; where not, those they had are left out of rankings.
+        negatives: items that a step's targets are held against, drawn by popularity; 0 for the whole catalogue.
+        positive: behaviours that count as a click (head "click").
+        split: what is kept for `evaluate`: "time", the newest; "last", the last of each user.
+        last: sessions (or events, with target "next") of each user that are kept so.
         steps: optimiser steps at most.
         rounds: the steps are taken in so many rounds; each ends with a validation and a checkpoint, the best is kept.
         patience: rounds without a better validation before it stops.
@@ -44,14 +59,20 @@ class TrainingConfig:
         weight_decay: of AdamW.
         batch: examples a step.
         run: consecutive segments of one user that are examples of the same step and share its encoded past.
-        holdout: share of events, the newest, kept for `evaluate`.
-        validation: share of events before them that chooses the best round.
+        holdout: share of events, the newest, kept for `evaluate` (split by time).
+        validation: share of events before them that chooses the best round (split by time).
         min_count: events an item needs to be in the vocabulary.
         max_items: items in the vocabulary at most.
         unknown: share of items shown as unknown, so that their vector is trained.
         seed: of everything random.
     """
 
+    target: str = "session"
+    repeats: bool = True
+    negatives: int = 0
+    positive: list[str] = field(default_factory=lambda: ["click", "buy"])
+    split: str = "time"
+    last: int = 1
     steps: int = 600
     rounds: int = 6
     patience: int = 3
@@ -65,3 +86,9 @@ class TrainingConfig:
     max_items: int = 50_000
     unknown: float = 0.01
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        hold("target", self.target, self.target in ("session", "next"), "'session' or 'next'")
+        hold("split", self.split, self.split in ("time", "last"), "'time' or 'last'")
+        hold("last", self.last, self.last >= 1, "1 or more")
+        hold("negatives", self.negatives, self.negatives >= 0, "0 or more")

@@ -132,7 +132,7 @@ class Trained:
             training=parse(TrainingConfig, facts["training"], f"{path} training"),
             vocabulary=vocabulary,
             policy=policy,
-            split=Split(**facts["split"]),
+            split=parse(Split, facts["split"], f"{path} split"),
             compaction=facts.get("compaction", {"kind": "ring"}),  # what was trained before there were others
             training_set=facts.get("training_set", {}),
             **{
@@ -144,16 +144,12 @@ class Trained:
 
 def memory_only(config: ModelConfig) -> ModelConfig:
     """The same model without encoder and fusion."""
-    return dataclasses.replace(config, fusion="none", memory=True)
+    return dataclasses.replace(config, fusion="none")
 
 
 def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy) -> Model:
-    """A model with fresh weights, its item biases at log popularity."""
-    model = Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events)
-    share = vocabulary.counts / vocabulary.counts.sum()
-    with torch.no_grad():
-        model.bias.copy_(torch.log(torch.from_numpy(share)))
-    return model
+    """A model with fresh weights."""
+    return Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events)
 
 
 def _loaded(model: Model, arrays: dict[str, Any], prefix: str) -> Model:

@@ -42,7 +42,7 @@ class EventsConfig:
     buckets: int = 8
 
     def __post_init__(self) -> None:
-        _hold("buckets", self.buckets, self.buckets >= 1, "1 or more")
+        hold("buckets", self.buckets, self.buckets >= 1, "1 or more")
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,17 @@ class SegmentsConfig:
     vectors: str = "float32"
 
     def __post_init__(self) -> None:
-        _hold("vectors", self.vectors, self.vectors in ("float32", "int8"), "'float32' or 'int8'")
-        _hold("slots", self.slots, self.slots >= 1, "1 or more")
-        _hold("compaction", self.compaction, self.compaction in ("ring", "log"), "'ring' or 'log'")
-        _hold("levels", self.levels, self.levels >= 1, "1 or more")
-        _hold("max_age_s", self.max_age_s, self.max_age_s >= 0, "0 or more")
+        hold("vectors", self.vectors, self.vectors in ("float32", "int8"), "'float32' or 'int8'")
+        hold("slots", self.slots, self.slots >= 1, "1 or more")
+        hold("compaction", self.compaction, self.compaction in ("ring", "log"), "'ring' or 'log'")
+        hold("levels", self.levels, self.levels >= 1, "1 or more")
+        hold("max_age_s", self.max_age_s, self.max_age_s >= 0, "0 or more")
         if self.max_age_s and self.compaction != "ring":
             raise BadConfig(
                 'max_age_s: a log reaches back to the first event; leave it out, or take compaction = "ring"'
             )
-        _hold("lateness_s", self.lateness_s, self.lateness_s >= 0, "0 or more")
-        _hold("sync_delay_s", self.sync_delay_s, self.sync_delay_s >= 0, "0 or more")
+        hold("lateness_s", self.lateness_s, self.lateness_s >= 0, "0 or more")
+        hold("sync_delay_s", self.sync_delay_s, self.sync_delay_s >= 0, "0 or more")
 
     def cutter(self) -> Policy:
         """The segmentation policy these settings name."""
@@ -120,8 +120,8 @@ class MemoryConfig:
     half_life_s: float = 60 * 86400.0
 
     def __post_init__(self) -> None:
-        _hold("items", self.items, self.items >= 1, "1 or more")
-        _hold("half_life_s", self.half_life_s, 0 < self.half_life_s < math.inf, "above 0 and finite")
+        hold("items", self.items, self.items >= 1, "1 or more")
+        hold("half_life_s", self.half_life_s, 0 < self.half_life_s < math.inf, "above 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,12 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def _hold(name: str, value: object, fits: bool, wanted: str) -> None:
+def hold(name: str, value: object, fits: bool, wanted: str) -> None:
+    """Refuse a setting that does not fit, for a section's `__post_init__`; `parse` adds where it stands.
+
+    Raises:
+        BadConfig: it does not fit.
+    """
     if not fits:
         raise BadConfig(f"{name}: found {value!r}, wanted {wanted}")
 

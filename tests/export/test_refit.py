@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,9 @@ def test_a_set_of_what_the_log_says_gives_the_logs_scores(shop: Path) -> None:
     project = Project.open(shop)
     trained, builder = log_of(project)
     told = given(project, trained, TrainingSet.read(shop / "set.parquet"))
-    segment, end = first_after(builder, 0, 2**62)
-    assert [x.tolist() for x in first_after(told, 0, 2**62)] == [segment.tolist(), end.tolist()]
+    asked = first_after(builder, 0, 2**62)
+    segment = asked.segment
+    assert [x.tolist() for x in first_after(told, 0, 2**62)] == [x.tolist() for x in asked]
     later = np.sort(np.concatenate([segment, segment + 3, segment + 9]))
     last, live = builder.history.segments.end[later], np.arange(len(later)) % 3
     ours, theirs = (one.batch(later, live, last) for one in (told, builder))
@@ -227,14 +229,14 @@ def test_only_examples_of_the_set_are_trained_and_validated_on(shop: Path) -> No
     builder = given(project, trained, TrainingSet.read(shop / "set.parquet"))
     history, split = builder.history, trained.split
     steps = training.Steps(builder, split, trained.training)
-    users = {history.users[user] for user in history.segment_user[steps.examples]}
+    drawn = np.unique(np.concatenate([segment for _, segment in islice(steps._segments(0), 12)]))
+    users = {history.users[user] for user in history.segment_user[drawn]}
     assert users == {f"u{n:02}" for n in range(5)}
-    assert (history.segment_start_us[steps.examples] < split.validation_us).all()
-    drawn = np.unique(np.concatenate([next(steps._runs(skip)) for skip in range(12)]))
-    assert set(drawn) <= set(steps.examples)
-    session, _ = first_after(builder, split.validation_us, split.until_us)
+    assert (history.segment_start_us[drawn] < split.validation_us).all()
+    assert set(drawn) <= set(builder.source.examples)
+    session = split.validation(builder).segment
     assert set(session) <= set(builder.source.examples)
-    assert set(session) != set(first_after(builder_of(project, trained), split.validation_us, split.until_us)[0])
+    assert set(session) != set(split.validation(builder_of(project, trained)).segment)
 
 
 def test_examples_that_the_events_cut_otherwise_are_left_out(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

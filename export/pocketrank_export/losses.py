@@ -1,0 +1,82 @@
+"""What training minimises: softmax over the catalogue, or over a sample of it that stands for the whole."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pocketrank_export.examples import Batch
+from pocketrank_export.history import Index
+from pocketrank_export.layers import MASKED
+from pocketrank_export.model import Model
+from pocketrank_export.scoring import States, batch_states
+
+
+def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the questions that have a target; a question's targets share its weight.
+
+    Args:
+        scores: (Q, I).
+        batch: Q questions.
+    """
+    return _mean(-torch.log_softmax(scores, dim=1)[batch.target_question, batch.target_row], batch)
+
+
+def sampled_loss(model: Model, batch: Batch, drawn: Tensor, log_chance: Tensor, unknown: float) -> Tensor:
+    """The same, each target against a sample of the catalogue that all questions share.
+
+    Each drawn item counts for as many as its chance says (the log-q correction), so that the sum over the sample is,
+    in the mean, the sum over the catalogue; the target itself is not drawn, so its score stays as it is.
+
+    Args:
+        model: the model.
+        batch: Q questions, G targets.
+        drawn: (N,) rows, drawn with replacement.
+        log_chance: (I,) log of each item's chance in a draw.
+        unknown: see `batch_states`.
+
+    Source: Bengio and Senecal, IEEE Trans. Neural Networks 19(4), 2008; Khrylchenko et al., arXiv 2507.09331.
+    """
+    states = batch_states(model, batch, unknown)
+    others = model.bias[drawn].expand(len(batch), -1)
+    if states is not None:
+        others = others + (states.state @ states.vectors[drawn].T + states.state_bias[..., None]).sum(dim=1)
+    if model.memory is not None:
+        dense = others.new_zeros(len(batch), len(model.bias))
+        dense = dense.index_put((batch.memory_question, batch.memory_row), model.memory(batch.memory))
+        others = others + dense[:, drawn]
+    others = others - log_chance[drawn] - float(np.log(len(drawn)))
+    if len(batch.target_row) != len(batch):  # not one target each
+        others = others[batch.target_question]
+    rest = others.masked_fill(drawn == batch.target_row[:, None], MASKED).logsumexp(dim=1)
+    target = target_scores(model, batch, states)
+    return _mean(torch.logaddexp(target, rest) - target, batch)
+
+
+def target_scores(model: Model, batch: Batch, states: States | None) -> Tensor:
+    """(G,) scores of a batch's targets alone, each for the question it belongs to."""
+    question, row = batch.target_question, batch.target_row
+    scores = model.bias[row]
+    if states is not None:
+        bias = states.state_bias[question].sum(dim=1)
+        scores = scores + (states.state[question] * states.vectors[row][:, None]).sum(dim=(1, 2)) + bias
+    if model.memory is None or not len(batch.memory):
+        return scores
+    items = len(model.bias)
+    known, order = torch.sort(batch.memory_question * items + batch.memory_row)
+    wanted = question * items + row
+    place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    touched = known[place] == wanted
+    return scores + torch.where(touched, model.memory(batch.memory)[order][place], scores.new_zeros(()))
+
+
+def log_chance(counts: Index, power: float = 0.5) -> Tensor:
+    """(I,) log of each item's chance in a draw that favours what is popular, less than popularity itself."""
+    weight = np.maximum(counts, 1).astype(np.float64) ** power
+    return torch.from_numpy(np.log(weight / weight.sum()).astype(np.float32))
+
+
+def _mean(loss: Tensor, batch: Batch) -> Tensor:
+    targets = torch.bincount(batch.target_question, minlength=len(batch))
+    share = 1.0 / targets.clamp(min=1)[batch.target_question]
+    mean: Tensor = (loss * share).sum() / (targets > 0).sum().clamp(min=1)
+    return mean

@@ -1,0 +1,97 @@
+"""Training batches: runs of consecutive segments of random users, and what is asked in them.
+
+Not the loss. Where segments are cut by count, each pass over the log cuts them elsewhere, so that the place of a border
+means nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, islice, pairwise
+
+import numpy as np
+import torch
+
+from pocketrank.groups import spread, starts
+from pocketrank_export.examples import Batch, Builder
+from pocketrank_export.history import Index, cut_by_count
+from pocketrank_export.settings import TrainingConfig
+from pocketrank_export.split import Questions, Split
+
+LIVE_AT_MOST = (0, 0, 0, 0, 0, 0, 8, 64)  # live events of a step's examples; mostly none, as when a session begins
+
+
+class Steps(torch.utils.data.IterableDataset[Batch]):
+    """One round of training batches.
+
+    Rounds go on where the last one stopped: every run comes up once before any comes up again.
+    """
+
+    def __init__(self, builder: Builder, split: Split, config: TrainingConfig) -> None:
+        self.builder = replace(builder, repeats=True)  # nothing is ranked here
+        self.config, self.round = config, 0
+        self.target = split.target
+        self.train_end = split.train_end(builder.history)
+
+    def __len__(self) -> int:
+        return max(self.config.steps // self.config.rounds, 1)
+
+    def __iter__(self) -> Iterator[Batch]:
+        random = np.random.default_rng((self.config.seed, self.round))
+        for builder, segment in islice(self._segments(self.round * len(self)), len(self)):
+            ask = self.sessions if self.target == "session" else self.events
+            yield builder.batch(*ask(builder, segment, random))
+        self.round += 1
+
+    def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Questions:
+        """Each segment asked once, after some of its events, mostly none, for all the rest of it."""
+        cut = builder.history.segments
+        size = cut.end[segment] - cut.first[segment]
+        most = random.choice(LIVE_AT_MOST)  # one limit a step, so that most steps are short
+        return Questions(segment, random.integers(0, np.minimum(size, most + 1)), cut.end[segment])
+
+    def events(self, builder: Builder, segment: Index, _: np.random.Generator) -> Questions:
+        """Each event asked for by itself, before it came."""
+        cut, history = builder.history.segments, builder.history
+        end = np.minimum(cut.end[segment], self.train_end[history.segment_user[segment]])
+        which, event = spread(cut.first[segment], end)
+        known = history.events.rows[event] >= 0
+        which, event = which[known], event[known]
+        return Questions(segment[which], event - cut.first[segment[which]], event + 1)
+
+    def _segments(self, skip: int) -> Iterator[tuple[Builder, Index]]:
+        """The segments of step after step, for ever, from the `skip`-th on; each pass cuts users elsewhere."""
+        for number in count():
+            random = np.random.default_rng((self.config.seed, number, 1))
+            builder = self._shifted(random)
+            runs = self._runs(builder, random)
+            begun = starts(np.array([len(run) for run in runs]))
+            edges = np.searchsorted(begun, np.arange(0, begun[-1], self.config.batch))  # about `batch` segments a step
+            steps = [range(*pair) for pair in pairwise([*np.unique(edges), len(runs)])]
+            for step in steps[skip:]:
+                yield builder, np.concatenate([runs[number] for number in step])
+            skip = max(skip - len(steps), 0)
+
+    def _shifted(self, random: np.random.Generator) -> Builder:
+        """The same log, cut at other places where it is cut by count."""
+        if not self.builder.by_count or self.builder.given is not None:
+            return self.builder
+        history = self.builder.history
+        shift = random.integers(0, self.builder.length, len(history.users))
+        cut = cut_by_count(history.user_first_event, shift, self.builder.length)
+        return replace(self.builder, history=replace(history, segments=cut), sliding=False)
+
+    def _runs(self, builder: Builder, random: np.random.Generator) -> list[Index]:
+        """Runs of segments in random order."""
+        history, length, examples = builder.history, self.config.run, builder.source.examples
+        user = history.segment_user[examples]
+        examples = examples[history.segments.first[examples] < self.train_end[user]]
+        edges = np.searchsorted(history.segment_user[examples], np.arange(len(history.users) + 1))
+        first, end = edges[:-1], edges[1:]
+        shift = random.integers(0, length, len(first))
+        places = (-(-(end - first + shift) // length)) * (end > first)
+        owner, place = spread(np.zeros(len(places), np.int64), places)
+        order = random.permutation(len(owner))
+        begin = (first - shift)[owner] + place * length
+        return [
+            examples[max(begin[one], first[owner[one]]) : min(begin[one] + length, end[owner[one]])] for one in order
+        ]

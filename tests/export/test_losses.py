@@ -1,0 +1,65 @@
+"""A sample that is the catalogue gives the loss of the catalogue; a fair one gives it in the mean."""
+
+import numpy as np
+import pytest
+import torch
+
+from pocketrank.segments import SessionGap
+from pocketrank_export.examples import Batch, Builder
+from pocketrank_export.losses import log_chance, sampled_loss, softmax_loss, target_scores
+from pocketrank_export.model import Model
+from pocketrank_export.scoring import batch_scores, batch_states
+from pocketrank_export.settings import ModelConfig
+
+from .histories import history_of
+
+ITEMS = [[0, 1, 2, 3, 1, 0, 4, 5], [5, 4, 3, 2, 5, 5, 0], [2, 2, 2, 1]]
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    history = history_of(SessionGap(2, 4), ITEMS, [[2 * (n // 2) + n // 2 * 3 for n in range(len(r))] for r in ITEMS])
+    builder = Builder(history, 3, 4, 8, 100.0)
+    every = np.arange(len(history.segments))
+    return builder.batch(every, every % 2, history.segments.end)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["with memory", "without"])
+def model(request: pytest.FixtureRequest) -> Model:
+    torch.manual_seed(3)
+    model = Model(ModelConfig(width=8, memory=request.param, dropout=0.0), 6, 3, 4).eval()
+    with torch.no_grad():
+        for part in model.parameters():
+            part.add_(torch.randn(part.shape) * 0.3)
+    return model
+
+
+def test_a_sample_of_every_item_once_is_the_catalogue(model: Model, batch: Batch) -> None:
+    fair = torch.full((6,), -np.log(6.0), dtype=torch.float32)
+    found = sampled_loss(model, batch, torch.randperm(6), fair, 0.0)
+    assert torch.allclose(found, softmax_loss(batch_scores(model, batch), batch), atol=1e-5)
+
+
+def test_what_is_drawn_more_often_counts_less(model: Model, batch: Batch) -> None:
+    chance = log_chance(np.array([100, 25, 9, 4, 1, 0]))
+    assert torch.allclose(chance.exp(), torch.tensor([10.0, 5.0, 3.0, 2.0, 1.0, 1.0]) / 22)
+    torch.manual_seed(0)
+    drawn = torch.multinomial(chance.exp(), 100_000, replacement=True)
+    with torch.no_grad():
+        found = sampled_loss(model, batch, drawn, chance, 0.0)
+        assert torch.allclose(found, softmax_loss(batch_scores(model, batch), batch), rtol=0.01)
+
+
+def test_targets_have_the_scores_that_the_whole_catalogue_gives_them(model: Model, batch: Batch) -> None:
+    with torch.no_grad():
+        scores = batch_scores(model, batch)[batch.target_question, batch.target_row]
+        assert torch.allclose(target_scores(model, batch, batch_states(model, batch)), scores, atol=1e-5)
+
+
+def test_a_questions_targets_share_its_weight() -> None:
+    history = history_of(SessionGap(2, 4), [[0, 1, 2, 3]], [[0, 1, 2, 3]])
+    batch = Builder(history, 1, 4, 0, 1.0).batch(np.array([0, 0]), np.array([1, 3]), np.array([4, 4]))
+    scores = torch.tensor([[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
+    log_share = torch.log_softmax(scores, dim=1)
+    wanted = -(log_share[0, 1:].mean() + log_share[1, 3]) / 2
+    assert torch.allclose(softmax_loss(scores, batch), wanted)

@@ -1,0 +1,75 @@
+"""Every run of segments comes up once before any comes up again, and nothing that is kept for later does."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from pocketrank.segments import FixedCount, SessionGap
+from pocketrank_export.examples import Builder
+from pocketrank_export.history import cut_by_count
+from pocketrank_export.settings import TrainingConfig
+from pocketrank_export.split import Split
+from pocketrank_export.steps import Steps
+
+from .histories import history_of
+
+ITEMS = [[n % 7 for n in range(size)] for size in (30, 3, 17, 2, 41)]
+
+
+def steps_of(by_count: bool, **settings: object) -> Steps:
+    policy = FixedCount(4) if by_count else SessionGap(2, 4)
+    history = history_of(policy, ITEMS, [[5 * (n // 3) + n % 3 for n in range(len(rows))] for rows in ITEMS])
+    config = TrainingConfig(split="last", batch=8, run=2, steps=40, rounds=4, **settings)
+    builder = Builder(history, 3, 4, 0, 1.0, by_count=by_count)
+    return Steps(builder, Split.of(history.events.time_us, config), config)
+
+
+@pytest.mark.parametrize("by_count", [True, False])
+def test_each_event_that_may_be_trained_on_is_asked_for_once_a_pass(by_count: bool) -> None:
+    steps = steps_of(by_count, target="next")
+    asked: list[int] = []
+    for builder, segment in islice(steps._segments(0), 200):
+        questions = steps.events(builder, segment, np.random.default_rng(0))
+        asked += (builder.history.segments.first[questions.segment] + questions.live).tolist()
+        if len(asked) >= steps.train_end.sum() - np.sum(steps.builder.history.user_first_event[:-1]):
+            break
+    begin = steps.builder.history.user_first_event[:-1]
+    wanted = np.concatenate([np.arange(*both) for both in zip(begin, steps.train_end, strict=True)])
+    assert sorted(asked) == wanted.tolist()
+
+
+@pytest.mark.parametrize("target", ["next", "session"])
+def test_rounds_go_on_where_the_last_one_stopped(target: str) -> None:
+    whole, again = steps_of(True, target=target), steps_of(True, target=target)
+    first = [batch.target_row.tolist() for _ in range(2) for batch in whole]
+    again.round = 1
+    assert [batch.target_row.tolist() for batch in again] == first[len(whole) :]
+
+
+def test_segments_cut_by_count_have_other_borders_in_each_pass() -> None:
+    steps = steps_of(True, target="next")
+    borders = {tuple(builder.history.segments.first) for builder, _ in islice(steps._segments(0), 60)}
+    assert len(borders) > 3
+
+
+def test_a_shift_makes_each_users_first_segment_shorter_and_no_other() -> None:
+    cut = cut_by_count(np.array([0, 5, 6, 14]), np.array([0, 2, 3]), 4)
+    assert list(zip(cut.first.tolist(), cut.end.tolist(), strict=True)) == [
+        (0, 4),
+        (4, 5),
+        (5, 6),
+        (6, 7),
+        (7, 11),
+        (11, 14),
+    ]
+
+
+def test_a_session_is_asked_for_mostly_at_its_start_with_all_the_rest_as_targets() -> None:
+    steps = steps_of(False)
+    live, random = [], np.random.default_rng(1)
+    for builder, segment in islice(steps._segments(0), 100):
+        questions = steps.sessions(builder, segment, random)
+        assert (questions.target_end == builder.history.segments.end[segment]).all()
+        live += questions.live.tolist()
+    assert 0.7 < np.mean(np.array(live) == 0) < 0.95
