@@ -5,11 +5,19 @@ from torch import Tensor, nn
 
 from pocketrank.errors import BadConfig
 from pocketrank_export.encoder import SegmentEncoder
-from pocketrank_export.fusion import Fusion, Mean, Prefix
+from pocketrank_export.fusion import Fusion, Parts
 from pocketrank_export.layers import DAY_S, squash
+from pocketrank_export.means import Mean, ScoreWeighted, TimeDecay
 from pocketrank_export.settings import ModelConfig
+from pocketrank_export.tokens import Prefix
 
 MINUTE_S = 60.0
+FUSIONS: dict[str, type[Fusion]] = {
+    "prefix": Prefix,
+    "mean": Mean,
+    "score_weighted": ScoreWeighted,
+    "time_decay": TimeDecay,
+}
 
 
 class MemoryTerm(nn.Module):
@@ -39,7 +47,7 @@ class MemoryTerm(nn.Module):
 class Model(nn.Module):
     """Items, encoder, fusion and score; `config` says which."""
 
-    def __init__(self, config: ModelConfig, items: int, behaviors: int, length: int) -> None:
+    def __init__(self, config: ModelConfig, items: int, behaviors: int, length: int, slots: int) -> None:
         super().__init__()
         self.config = config
         self.items = nn.Embedding(items + 1, config.width)  # the last row stands for an unknown item
@@ -48,7 +56,7 @@ class Model(nn.Module):
         self.encoder = SegmentEncoder(
             config.width, config.vectors, behaviors, config.encoder_layers, config.heads, config.dropout
         )
-        self.fusion = _fusion(config, self.encoder, behaviors, length)
+        self.fusion = _fusion(Parts(config, self.encoder, behaviors, length, slots))
         self.memory = MemoryTerm() if config.memory else None
 
     def score(self, state: Tensor, state_bias: Tensor, candidates: Tensor, bias: Tensor, memory: Tensor) -> Tensor:
@@ -68,14 +76,10 @@ class Model(nn.Module):
         return scores if self.memory is None else scores + self.memory(memory)
 
 
-def _fusion(config: ModelConfig, encoder: SegmentEncoder, behaviors: int, length: int) -> Fusion | None:
-    if config.fusion == "none":
+def _fusion(parts: Parts) -> Fusion | None:
+    name = parts.config.fusion
+    if name == "none":
         return None
-    if config.fusion == "prefix":
-        return Prefix(config.width, behaviors, length, config.layers, config.heads, config.dropout)
-    means = {"mean": (False, False), "score_weighted": (True, False), "time_decay": (True, True)}
-    if config.fusion not in means:
-        known = ", ".join(["prefix", *means, "none"])
-        raise BadConfig(f"[model] fusion: found {config.fusion!r}, wanted one of {known}")
-    by_score, by_age = means[config.fusion]
-    return Mean(encoder, by_score=by_score, by_age=by_age, half_life_s=config.half_life_s)
+    if name not in FUSIONS:
+        raise BadConfig(f"[model] fusion: found {name!r}, wanted one of {', '.join([*FUSIONS, 'none'])}")
+    return FUSIONS[name](parts)

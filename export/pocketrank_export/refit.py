@@ -144,7 +144,7 @@ def _validation(file: Path, builder: Builder, split: Split) -> tuple[Index, Inde
 
 def _started(old: Trained, config: ModelConfig) -> tuple[Model, bool]:
     """A model with the trained weights, encoder, items and biases frozen; and whether its fusion goes on, too."""
-    model = new_model(config, old.vocabulary, old.policy)
+    model = new_model(config, old.vocabulary, old.policy, old.slots)
     goes_on = all(getattr(config, name) == getattr(old.config, name) for name in OF_THE_FUSION)
     wanted = model.state_dict().keys()
     known = {

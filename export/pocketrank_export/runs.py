@@ -42,10 +42,10 @@ def train(project: Project, *, progress: bool) -> Trained:
     split = Split.of(history.events.time_us, training.holdout, training.validation)
     checkpoints = checkpoints_of(project, config, training)
     torch.manual_seed(training.seed)
-    alone = new_model(memory_only(config), history.vocabulary, policy)
+    alone = new_model(memory_only(config), history.vocabulary, policy, project.segments.slots)
     found = {"memory_alone": fit(alone, builder, split, training, checkpoints / "memory_alone", progress=progress)}
     torch.manual_seed(training.seed)
-    model = new_model(config, history.vocabulary, policy)
+    model = new_model(config, history.vocabulary, policy, project.segments.slots)
     _start_from(model, alone, item_vectors(history, split.validation_us, config.width, training.seed))
     found["pocketrank"] = fit(model, builder, split, training, checkpoints / "model", progress=progress)
     trained = Trained(

@@ -122,7 +122,7 @@ class Trained:
         policy = policy_from(facts["policy"])
         vocabulary = Vocabulary(facts["items"], facts["behaviors"], arrays["counts"])
         made = [
-            _loaded(new_model(chosen, vocabulary, policy), arrays, prefix)
+            _loaded(new_model(chosen, vocabulary, policy, facts["slots"]), arrays, prefix)
             for chosen, prefix in ((config, "model"), (memory_only(config), "memory_alone"))
         ]
         return cls(
@@ -147,9 +147,9 @@ def memory_only(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, fusion="none", memory=True)
 
 
-def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy) -> Model:
+def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy, slots: int) -> Model:
     """A model with fresh weights, its item biases at log popularity."""
-    model = Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events)
+    model = Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events, slots)
     share = vocabulary.counts / vocabulary.counts.sum()
     with torch.no_grad():
         model.bias.copy_(torch.log(torch.from_numpy(share)))

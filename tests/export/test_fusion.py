@@ -18,7 +18,7 @@ S, K, L, D = 5, 2, 4, 8
 def fusion_of(name: str) -> Fusion:
     torch.manual_seed(1)
     config = ModelConfig(fusion=name, width=D, vectors=K)
-    fusion = Model(config, items=3, behaviors=3, length=L).eval().fusion
+    fusion = Model(config, items=3, behaviors=3, length=L, slots=S).eval().fusion
     assert fusion is not None
     return fusion
 
