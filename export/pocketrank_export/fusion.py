@@ -95,12 +95,13 @@ class Fusion(nn.Module):
         held = Cached(*(column[example] for column in cached))
         seen = Live(*(column[example, :length] for column in live))
         mask = seen.mask * came
-        return self(
+        states: tuple[Tensor, Tensor] = self(
             held._replace(age_s=(held.age_s - later_s).clamp(min=0.0)),
             seen._replace(
                 items=seen.items * came[..., None], age_s=(seen.age_s - later_s).clamp(min=0.0) * mask, mask=mask
             ),
         )
+        return states
 
 
 def session_of(encoder: SegmentEncoder, live: Live) -> tuple[Tensor, Tensor]:

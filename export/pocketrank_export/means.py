@@ -53,3 +53,32 @@ class TimeDecay(ScoreWeighted):
         """See `Mean`."""
         age = torch.cat([cached.age_s, torch.zeros_like(mask[:, :1])], dim=1)
         return super().weights(cached, live, mask) * torch.exp(-age * self.log_rate.exp())
+
+
+class Concat(Fusion):
+    """u = W [Z_1 .. Z_S, live session], absent ones zero: every place, counted from the newest, has its own matrix.
+
+    Phones lay filled slots first and training lays them last, so a place is not a slot: it is how many filled slots
+    are newer. Segments beyond the trained S fall out.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        width = parts.config.width
+        self.encoder, self.slots = parts.encoder, parts.slots
+        self.join = nn.Linear((parts.slots + 1) * width, width, bias=False)
+        share = 1.0 / torch.arange(1, parts.slots + 2)  # to begin with a sum in which newer ones weigh more
+        with torch.no_grad():
+            self.join.weight.copy_(torch.cat([torch.eye(width) * one for one in share], dim=1))
+
+    def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
+        """Fuse; H = 1."""
+        session, _ = session_of(self.encoder, live)
+        older_than = torch.ones(cached.mask.shape[1], cached.mask.shape[1], device=cached.mask.device).tril(-1)
+        newer = cached.mask @ older_than  # (B, S) how many filled slots stand behind each
+        places = torch.arange(self.slots, device=newer.device, dtype=newer.dtype)
+        here = (1.0 - (newer[..., None] - places).abs()).clamp(min=0.0) * cached.mask[..., None]  # one-hot
+        by_place = here.transpose(1, 2) @ cached.vectors.mean(dim=2)
+        joined = torch.cat([session.mean(dim=1, keepdim=True), by_place], dim=1)
+        state: Tensor = self.join(joined.flatten(1))[:, None]
+        return state, torch.zeros_like(state[..., 0])

@@ -4,12 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from pocketrank.errors import BadConfig
-from pocketrank_export.encoder import SegmentEncoder
+from pocketrank_export.encoder import encoder_of
 from pocketrank_export.fusion import Fusion, Parts
+from pocketrank_export.late import MaxSim
 from pocketrank_export.layers import DAY_S, squash
-from pocketrank_export.means import Mean, ScoreWeighted, TimeDecay
+from pocketrank_export.means import Concat, Mean, ScoreWeighted, TimeDecay
+from pocketrank_export.reduction import REDUCTIONS, reduced
 from pocketrank_export.settings import ModelConfig
-from pocketrank_export.tokens import Prefix
+from pocketrank_export.tokens import Attention, Prefix
 
 MINUTE_S = 60.0
 FUSIONS: dict[str, type[Fusion]] = {
@@ -17,6 +19,9 @@ FUSIONS: dict[str, type[Fusion]] = {
     "mean": Mean,
     "score_weighted": ScoreWeighted,
     "time_decay": TimeDecay,
+    "concat": Concat,
+    "attention": Attention,
+    "maxsim": MaxSim,
 }
 
 
@@ -53,11 +58,10 @@ class Model(nn.Module):
         self.items = nn.Embedding(items + 1, config.width)  # the last row stands for an unknown item
         nn.init.normal_(self.items.weight, std=config.width**-0.5)
         self.bias = nn.Parameter(torch.zeros(items))
-        self.encoder = SegmentEncoder(
-            config.width, config.vectors, behaviors, config.encoder_layers, config.heads, config.dropout
-        )
+        self.encoder = encoder_of(config, behaviors)
         self.fusion = _fusion(Parts(config, self.encoder, behaviors, length, slots))
         self.memory = MemoryTerm() if config.memory else None
+        self.reduce = _reduction(config)
 
     def score(self, state: Tensor, state_bias: Tensor, candidates: Tensor, bias: Tensor, memory: Tensor) -> Tensor:
         """Score candidates.
@@ -72,8 +76,27 @@ class Model(nn.Module):
         Returns:
             (B, I).
         """
-        scores = (state @ candidates.T + state_bias[..., None]).sum(dim=1) + bias
+        scores = self.matched(state, state_bias, candidates) + bias
         return scores if self.memory is None else scores + self.memory(memory)
+
+    def matched(self, state: Tensor, state_bias: Tensor, candidates: Tensor) -> Tensor:
+        """reduce_h(<c, state_h> + state_bias_h): the score before biases and item memory.
+
+        Args:
+            state: (B, H, D).
+            state_bias: (B, H).
+            candidates: (I, D), or (B, I, D) where every example has its own.
+
+        Returns:
+            (B, I).
+        """
+        return reduced(state @ candidates.transpose(-1, -2) + state_bias[..., None], self.reduce)
+
+
+def _reduction(config: ModelConfig) -> str:
+    if config.reduce not in REDUCTIONS[1:]:
+        raise BadConfig(f"[model] reduce: found {config.reduce!r}, wanted one of {', '.join(REDUCTIONS[1:])}")
+    return config.reduce if config.fusion == "maxsim" else "sum"
 
 
 def _fusion(parts: Parts) -> Fusion | None:

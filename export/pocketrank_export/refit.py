@@ -29,9 +29,9 @@ from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
 # [model] settings that decide what a segment's vectors are, or what is stored with them.
-OF_THE_ENCODER = ("width", "vectors", "top_items", "encoder_layers", "heads")
+OF_THE_ENCODER = ("encoder", "width", "vectors", "top_items", "encoder_layers", "heads")
 # Those that decide whether a fusion can go on from the trained one.
-OF_THE_FUSION = ("fusion", "layers", "half_life_s", "memory")
+OF_THE_FUSION = ("fusion", "reduce", "layers", "half_life_s", "memory")
 MORE = "write one with more: pocketrank segment --training-set FILE --examples N"
 
 

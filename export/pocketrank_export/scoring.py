@@ -18,7 +18,7 @@ def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:
             vectors = torch.where(hidden, vectors[-1:], vectors)
         encoded = encode_by_length(model, batch, vectors)
         state, state_bias = model.fusion(*fusion_inputs(batch, encoded, vectors))
-        scores = (state @ items.T + state_bias[..., None]).sum(dim=1) + bias
+        scores = model.matched(state, state_bias, items) + bias
     if model.memory is not None:
         scores = scores.index_put((batch.memory_example, batch.memory_row), model.memory(batch.memory), accumulate=True)
     return scores

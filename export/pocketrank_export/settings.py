@@ -8,12 +8,15 @@ class ModelConfig:
     """[model]: what is trained.
 
     Attributes:
-        fusion: "prefix", "mean", "score_weighted", "time_decay", or "none" (item memory and popularity alone).
+        fusion: "prefix", "mean", "score_weighted", "time_decay", "concat", "attention", "maxsim", or "none" (item
+            memory and popularity alone).
+        reduce: of `maxsim`, from matches with all vectors to one: "max", or "lse" (log-sum-exp).
+        encoder: "transformer", "mean" (K = 1), "gru" or "convolution".
         width: D.
         vectors: K, vectors a segment.
         top_items: T, items named by a segment.
-        encoder_layers: transformer layers before the pooling.
-        layers: transformer layers of the prefix fusion.
+        encoder_layers: layers of the encoder before its pooling.
+        layers: transformer layers of the fusions `prefix` and `attention`.
         heads: attention heads.
         dropout: share of values dropped while training.
         memory: whether the item memory adds to the score.
@@ -21,6 +24,8 @@ class ModelConfig:
     """
 
     fusion: str = "prefix"
+    reduce: str = "max"
+    encoder: str = "transformer"
     width: int = 64
     vectors: int = 1
     top_items: int = 4

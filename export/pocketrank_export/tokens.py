@@ -1,10 +1,43 @@
-"""Fusions in which segments are tokens of a transformer, all K vectors of each: `prefix`."""
+"""Fusions in which segments are tokens of a transformer, all K vectors of each: `attention` and `prefix`.
+
+In both one learned token is always present, so that a user with nothing at all is a valid input.
+"""
 
 import torch
 from torch import Tensor, nn
 
-from pocketrank_export.fusion import Cached, Fusion, Live, Parts, pauses
+from pocketrank_export.fusion import Cached, Fusion, Live, Parts, pauses, session_of
 from pocketrank_export.layers import MASKED, Block, Numbers, unseen
+
+
+class Attention(Fusion):
+    """The live state attends over {Z_i + embedded (a_i, w_i)} and a learned token, once a layer.
+
+    The live state is the session's mean vector and a learned one, so somebody without live events asks, too.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        config, width = parts.config, parts.config.width
+        self.encoder = parts.encoder
+        self.start = nn.Parameter(torch.zeros(1, 1, width))
+        self.nothing = nn.Parameter(torch.zeros(1, 1, width))
+        self.aged = Numbers(2, width)
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
+        """Fuse; H = 1."""
+        batch, _, _, width = cached.vectors.shape
+        session, _ = session_of(self.encoder, live)
+        memory, memory_mask = memory_tokens(cached, self.aged(cached.age_s, cached.weight))
+        context = torch.cat([self.nothing.expand(batch, 1, width), memory], dim=1)
+        seen = unseen(torch.cat([torch.ones_like(live.mask[:, :1]), memory_mask], dim=1))
+        x = session.mean(dim=1, keepdim=True) + self.start
+        for block in self.blocks:
+            x = block(x, context, seen)
+        state: Tensor = self.norm(x)
+        return state, torch.zeros_like(state[..., 0])
 
 
 class Prefix(Fusion):
@@ -48,11 +81,10 @@ class Prefix(Fusion):
 
     def _before_the_last(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) tokens before the last layer, (B, N) their mask, and what each may see as an attention's bias."""
-        batch, slots, per_segment, width = cached.vectors.shape
+        batch, width = cached.vectors.shape[0], cached.vectors.shape[3]
         since_s = live.age_s[:, :1] * live.mask[:, :1]
-        aged = self.aged((cached.age_s - since_s).clamp(min=0.0), cached.weight)[:, :, None, :]
-        memory = (cached.vectors + aged + self.segment).reshape(batch, slots * per_segment, width)
-        memory_mask = cached.mask[:, :, None].expand(batch, slots, per_segment).reshape(batch, slots * per_segment)
+        aged = self.aged((cached.age_s - since_s).clamp(min=0.0), cached.weight)
+        memory, memory_mask = memory_tokens(cached, aged + self.segment)
         events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
         events = events + self.position[: live.items.shape[1]]
         x = torch.cat([memory, self.start.expand(batch, 1, width), events], dim=1)
@@ -62,3 +94,10 @@ class Prefix(Fusion):
         for block in self.blocks[:-1]:
             x = block(x, x, bias)
         return x, mask, bias
+
+
+def memory_tokens(cached: Cached, about: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, S*K, D) vectors of segments, each with the (B, S, D) `about` of its segment, and (B, S*K) their mask."""
+    batch, slots, per_segment, width = cached.vectors.shape
+    tokens = (cached.vectors + about[:, :, None, :]).reshape(batch, slots * per_segment, width)
+    return tokens, cached.mask[:, :, None].expand(batch, slots, per_segment).reshape(batch, slots * per_segment)

@@ -72,7 +72,7 @@ class Trained:
             K=self.config.vectors,
             L=self.policy.max_events,
             D=self.config.width,
-            H=1,
+            H=1 if self.model.fusion is None else self.model.fusion.states,
             I=len(self.vocabulary.items),
             F=self.remembered,
             T=self.config.top_items,
