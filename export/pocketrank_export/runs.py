@@ -16,37 +16,49 @@ from pocketrank_export.cooccurrence import item_vectors
 from pocketrank_export.examples import Builder
 from pocketrank_export.history import History, read_history
 from pocketrank_export.model import Model
+from pocketrank_export.pretrained import Pretrained, freeze
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.trained import Trained, memory_only, new_model
 
 
-def train(project: Project, *, progress: bool) -> Trained:
+def train(project: Project, *, progress: bool, init_from: Path | None = None) -> Trained:
     """Train on a project's events and write its model folder.
 
     Interrupted, it goes on from the last round when called again with the same events and settings.
 
+    Args:
+        project: whose events and settings.
+        progress: whether to draw a bar.
+        init_from: a file with item vectors or an encoder to start from; see `pretrained`.
+
     Raises:
         NotReady: no events.
         BadConfig: a setting in [model] or [training] is unknown or of the wrong type.
+        BadTensors: the file to start from is damaged, or does not fit.
     """
     from pocketrank_export.training import fit  # noqa: PLC0415  (brings Lightning: seconds)
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy = project.segments.cutter()
+    start = None if init_from is None else Pretrained.read(init_from)
     share = 1 - training.holdout - training.validation
     history = read_history(project.events_dir, policy, training.min_count, training.max_items, share)
     builder = _builder(
         history, policy.max_events, project.segments.slots, project.memory.items, project.memory.half_life_s
     )
     split = Split.of(history.events.time_us, training.holdout, training.validation)
-    checkpoints = checkpoints_of(project, config, training)
+    checkpoints = checkpoints_of(project, config, training, *([] if start is None else [start.sha256]))
+    torch.manual_seed(training.seed)
+    model = new_model(config, history.vocabulary, policy, project.segments.slots)
+    freeze(model, training.freeze)
+    taken = {} if start is None else start.into(model, history.vocabulary)  # now, so that a bad file stops it at once
     torch.manual_seed(training.seed)
     alone = new_model(memory_only(config), history.vocabulary, policy, project.segments.slots)
     found = {"memory_alone": fit(alone, builder, split, training, checkpoints / "memory_alone", progress=progress)}
-    torch.manual_seed(training.seed)
-    model = new_model(config, history.vocabulary, policy, project.segments.slots)
-    _start_from(model, alone, item_vectors(history, split.validation_us, config.width, training.seed))
+    has_items = bool(taken.get("items"))  # other items' vectors would be of another space
+    vectors = None if has_items else item_vectors(history, split.validation_us, config.width, training.seed)
+    _start_from(model, alone, vectors)
     found["pocketrank"] = fit(model, builder, split, training, checkpoints / "model", progress=progress)
     trained = Trained(
         model=model.eval(),
@@ -63,6 +75,7 @@ def train(project: Project, *, progress: bool) -> Trained:
         weights={name: float(value) for name, value in project.events.weights.items()},
         split=split,
         validation=found,
+        init_from=taken,
     )
     trained.save(project.model_dir)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)

@@ -1,6 +1,6 @@
 """The [model] and [training] sections of pocketrank.toml."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class TrainingConfig:
         max_items: items in the vocabulary at most.
         unknown: share of items shown as unknown, so that their vector is trained.
         seed: of everything random.
+        freeze: what stays as it starts: any of "items" (their vectors) and "encoder".
     """
 
     steps: int = 600
@@ -70,3 +71,4 @@ class TrainingConfig:
     max_items: int = 50_000
     unknown: float = 0.01
     seed: int = 0
+    freeze: list[str] = field(default_factory=list)

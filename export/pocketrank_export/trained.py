@@ -46,6 +46,7 @@ class Trained:
         split: where validation and test begin.
         validation: NDCG@10 on the validation sessions, of the model and of the memory alone.
         training_set: what fusion and memory were fitted on last, where that was a training set.
+        init_from: the file it was started from and what was taken of it, where there was one.
     """
 
     model: Model
@@ -63,6 +64,7 @@ class Trained:
     split: Split
     validation: dict[str, float]
     training_set: dict[str, Any] = dataclasses.field(default_factory=dict)
+    init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def sizes(self) -> Sizes:
@@ -101,6 +103,7 @@ class Trained:
             "split": dataclasses.asdict(self.split),
             "validation": self.validation,
             "training_set": self.training_set,
+            "init_from": self.init_from,
         }
         with folder_beside(folder) as draft:
             tensors.save(draft / WEIGHTS, arrays, {})
@@ -135,6 +138,7 @@ class Trained:
             split=Split(**facts["split"]),
             compaction=facts.get("compaction", {"kind": "ring"}),  # what was trained before there were others
             training_set=facts.get("training_set", {}),
+            init_from=facts.get("init_from", {}),
             **{
                 name: facts[name]
                 for name in ("slots", "remembered", "half_life_s", "lateness_s", "weights", "validation")
