@@ -93,7 +93,7 @@ def test_attention_of_somebody_with_nothing_reads_the_learned_token() -> None:
         block.attention.out.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))  # type: ignore[union-attr, operator]
         fusion.norm.weight.copy_(torch.tensor([3.0, 4.0]))
         fusion.norm.bias.copy_(torch.tensor([0.5, 0.0]))
-        state, bias = fusion(cached_of([[7.0, -7.0], [8.0, 1.0]], [0.0, 0.0], [4e9, 0.0]), live_of(None, 2))
+        state, bias = fusion(cached_of([[-7.0, 7.0], [1.0, 8.0]], [0.0, 0.0], [4e9, 0.0]), live_of(None, 2))
     assert state[0, 0].tolist() == pytest.approx([3.5, -4.0], abs=1e-4)
     assert bias.tolist() == [[0.0]]
 
