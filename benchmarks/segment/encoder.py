@@ -68,7 +68,7 @@ def _trained() -> Trained:
     counts = np.maximum(1_000_000 // np.arange(1, KNOWN + 1), 1)
     vocabulary = Vocabulary(item_ids()[:KNOWN], ["", *BEHAVIORS], counts)
     torch.manual_seed(7)
-    model = new_model(ModelConfig(), vocabulary, POLICY)
+    model = new_model(ModelConfig(), vocabulary, POLICY, SLOTS)
     return Trained(
         model=model,
         memory_alone=model,
@@ -82,6 +82,6 @@ def _trained() -> Trained:
         half_life_s=60 * 86400.0,
         lateness_s=0,
         weights={},
-        split=Split(0, 0),
+        split=Split("time", "session", 0, 0, 1),
         validation={},
     )

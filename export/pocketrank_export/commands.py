@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketrank.command import Command, Report
 from pocketrank.config import Project
+from pocketrank.errors import UsageError
 from pocketrank.times import from_us
 
 if TYPE_CHECKING:
@@ -28,20 +29,30 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="go on from the model on what phones had cached, as `segment --training-set` wrote it; the encoder stays",
     )
+    parser.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="FILE",
+        help="start from item vectors or an encoder trained elsewhere, such as another project's weights.safetensors",
+    )
 
 
 def _train(arguments: argparse.Namespace) -> Report:
     begin = time.monotonic()
     project = Project.open(arguments.project)
+    if arguments.set is not None and arguments.init_from is not None:
+        raise UsageError("train: --init-from starts a new model, --set goes on from the one there; give one of them")
     if arguments.set is not None:
         return _train_on_set(project, arguments.set, begin)
     from pocketrank_export.runs import train  # noqa: PLC0415
 
-    trained = train(project, progress=sys.stderr.isatty())
+    trained = train(project, progress=sys.stderr.isatty(), init_from=arguments.init_from)
+    taken = trained.init_from
     facts = {
         "items": len(trained.vocabulary.items),
         "behaviors": trained.vocabulary.behaviors[1:],
         "fusion": trained.config.fusion,
+        **({"init_from": taken} if taken else {}),
         "parameters": sum(value.numel() for value in trained.model.parameters()),
         "validation_ndcg_10": round(trained.validation["pocketrank"], 4),
         "validation_memory_alone": round(trained.validation["memory_alone"], 4),
@@ -49,7 +60,11 @@ def _train(arguments: argparse.Namespace) -> Report:
         "seconds": round(time.monotonic() - begin, 1),
         "folder": str(project.model_dir),
     }
-    return Report(facts, {"until": f"{facts['until']}   what comes after is kept for `pocketrank evaluate`"})
+    shown = {"until": f"{facts['until']}   what comes after is kept for `pocketrank evaluate`"}
+    if taken:
+        parts = [f"{taken['items']:,} items"] * bool(taken["items"]) + ["encoder"] * taken["encoder"]
+        shown["init_from"] = f"{taken['file']}   {' and '.join(parts)}"
+    return Report(facts, shown)
 
 
 def _train_on_set(project: Project, file: Path, begin: float) -> Report:

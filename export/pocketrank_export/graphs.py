@@ -65,13 +65,18 @@ class ScoreGraph(nn.Module):
 
 
 OUTPUTS = {"encoder": ["vectors"], "state": ["state", "state_bias"], "score": ["scores"]}
+# H is dynamic where it grows with S; the state graph's own outputs are here for the letters alone.
 _AXES: dict[str, dict[str, dict[int, str]]] = {
     "encoder": {name: {0: "B", 1: "L"} for name in ("items", "behavior", "gap_s", "score", "mask")},
     "state": {
         **{name: {0: "B", 1: "S"} for name in ("vectors", "scales", "age_s", "weight", "mask")},
         **{f"live_{name}": {0: "B", 1: "L"} for name in ("items", "behavior", "age_s", "score", "mask")},
+        **{name: {0: "B", 1: "H"} for name in ("state", "state_bias")},
     },
-    "score": {"state": {}, "state_bias": {}, **{n: {0: "I"} for n in ("candidates", "scales", "bias", "memory")}},
+    "score": {
+        **{name: {0: "H"} for name in ("state", "state_bias")},
+        **{name: {0: "I"} for name in ("candidates", "scales", "bias", "memory")},
+    },
 }
 
 
@@ -114,11 +119,15 @@ def samples(sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
 
 
 def to_onnx(model: Model, sizes: Sizes, name: str, path: Path) -> None:
-    """Write one graph as ONNX, its batch, segments, events and candidates dynamic; no machine paths inside."""
+    """Write one graph as ONNX: B, S, L, I and, where it is not 1, H dynamic; no machine paths inside."""
     import onnx  # noqa: PLC0415
 
     inputs = samples(sizes, name, batch=2)
-    shapes = {key: dict.fromkeys(_AXES[name][key], torch.export.Dim.DYNAMIC) for key in inputs}
+    fixed = () if sizes.H > 1 else ("H",)
+    shapes = {
+        key: {axis: torch.export.Dim.DYNAMIC for axis, letter in _AXES[name][key].items() if letter not in fixed}
+        for key in inputs
+    }
     with _quiet():
         program = torch.onnx.export(
             graph(model, name),

@@ -39,7 +39,7 @@ def sampled_loss(model: Model, batch: Batch, drawn: Tensor, log_chance: Tensor, 
     states = batch_states(model, batch, unknown)
     others = model.bias[drawn].expand(len(batch), -1)
     if states is not None:
-        others = others + (states.state @ states.vectors[drawn].T + states.state_bias[..., None]).sum(dim=1)
+        others = others + model.matched(states.state, states.state_bias, states.vectors[drawn])
     if model.memory is not None:
         dense = others.new_zeros(len(batch), len(model.bias))
         dense = dense.index_put((batch.memory_question, batch.memory_row), model.memory(batch.memory))
@@ -57,8 +57,8 @@ def target_scores(model: Model, batch: Batch, states: States | None) -> Tensor:
     question, row = batch.target_question, batch.target_row
     scores = model.bias[row]
     if states is not None:
-        bias = states.state_bias[question].sum(dim=1)
-        scores = scores + (states.state[question] * states.vectors[row][:, None]).sum(dim=(1, 2)) + bias
+        own = states.vectors[row][:, None]
+        scores = scores + model.matched(states.state[question], states.state_bias[question], own)[:, 0]
     if model.memory is None or not len(batch.memory):
         return scores
     items = len(model.bias)

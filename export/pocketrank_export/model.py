@@ -4,12 +4,25 @@ import torch
 from torch import Tensor, nn
 
 from pocketrank.errors import BadConfig
-from pocketrank_export.encoder import SegmentEncoder
-from pocketrank_export.fusion import Fusion, Mean, Prefix
+from pocketrank_export.encoder import encoder_of
+from pocketrank_export.fusion import Fusion, Parts
+from pocketrank_export.late import MaxSim
 from pocketrank_export.layers import DAY_S, squash
+from pocketrank_export.means import Concat, Mean, ScoreWeighted, TimeDecay
+from pocketrank_export.reduction import REDUCTIONS, reduced
 from pocketrank_export.settings import ModelConfig
+from pocketrank_export.tokens import Attention, Prefix
 
 MINUTE_S = 60.0
+FUSIONS: dict[str, type[Fusion]] = {
+    "prefix": Prefix,
+    "mean": Mean,
+    "score_weighted": ScoreWeighted,
+    "time_decay": TimeDecay,
+    "concat": Concat,
+    "attention": Attention,
+    "maxsim": MaxSim,
+}
 
 
 class MemoryTerm(nn.Module):
@@ -39,17 +52,16 @@ class MemoryTerm(nn.Module):
 class Model(nn.Module):
     """Items, encoder, fusion and score; `config` says which."""
 
-    def __init__(self, config: ModelConfig, items: int, behaviors: int, length: int) -> None:
+    def __init__(self, config: ModelConfig, items: int, behaviors: int, length: int, slots: int) -> None:
         super().__init__()
         self.config = config
         self.items = nn.Embedding(items + 1, config.width)  # the last row stands for an unknown item
         nn.init.normal_(self.items.weight, std=config.width**-0.5)
         self.bias = nn.Parameter(torch.zeros(items))
-        self.encoder = SegmentEncoder(
-            config.width, config.vectors, behaviors, config.encoder_layers, config.heads, config.dropout
-        )
-        self.fusion = _fusion(config, self.encoder, behaviors, length)
+        self.encoder = encoder_of(config, behaviors)
+        self.fusion = _fusion(Parts(config, self.encoder, behaviors, length, slots))
         self.memory = MemoryTerm() if config.memory else None
+        self.reduce = _reduction(config)
 
     def score(self, state: Tensor, state_bias: Tensor, candidates: Tensor, bias: Tensor, memory: Tensor) -> Tensor:
         """Score candidates.
@@ -64,18 +76,33 @@ class Model(nn.Module):
         Returns:
             (B, I).
         """
-        scores = (state @ candidates.T + state_bias[..., None]).sum(dim=1) + bias
+        scores = self.matched(state, state_bias, candidates) + bias
         return scores if self.memory is None else scores + self.memory(memory)
 
+    def matched(self, state: Tensor, state_bias: Tensor, candidates: Tensor) -> Tensor:
+        """reduce_h(<c, state_h> + state_bias_h): the score before biases and item memory.
 
-def _fusion(config: ModelConfig, encoder: SegmentEncoder, behaviors: int, length: int) -> Fusion | None:
-    if config.fusion == "none":
+        Args:
+            state: (B, H, D).
+            state_bias: (B, H).
+            candidates: (I, D), or (B, I, D) where every example has its own.
+
+        Returns:
+            (B, I).
+        """
+        return reduced(state @ candidates.transpose(-1, -2) + state_bias[..., None], self.reduce)
+
+
+def _reduction(config: ModelConfig) -> str:
+    if config.reduce not in REDUCTIONS[1:]:
+        raise BadConfig(f"[model] reduce: found {config.reduce!r}, wanted one of {', '.join(REDUCTIONS[1:])}")
+    return config.reduce if config.fusion == "maxsim" else "sum"
+
+
+def _fusion(parts: Parts) -> Fusion | None:
+    name = parts.config.fusion
+    if name == "none":
         return None
-    if config.fusion == "prefix":
-        return Prefix(config.width, behaviors, length, config.layers, config.heads, config.dropout)
-    means = {"mean": (False, False), "score_weighted": (True, False), "time_decay": (True, True)}
-    if config.fusion not in means:
-        known = ", ".join(["prefix", *means, "none"])
-        raise BadConfig(f"[model] fusion: found {config.fusion!r}, wanted one of {known}")
-    by_score, by_age = means[config.fusion]
-    return Mean(encoder, by_score=by_score, by_age=by_age, half_life_s=config.half_life_s)
+    if name not in FUSIONS:
+        raise BadConfig(f"[model] fusion: found {name!r}, wanted one of {', '.join([*FUSIONS, 'none'])}")
+    return FUSIONS[name](parts)

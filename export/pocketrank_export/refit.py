@@ -29,9 +29,9 @@ from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
 # [model] settings that decide what a segment's vectors are, or what is stored with them.
-OF_THE_ENCODER = ("width", "vectors", "top_items", "encoder_layers", "heads")
+OF_THE_ENCODER = ("encoder", "width", "vectors", "top_items", "encoder_layers", "heads")
 # Those that decide whether a fusion can go on from the trained one.
-OF_THE_FUSION = ("fusion", "head", "layers", "half_life_s", "memory")
+OF_THE_FUSION = ("fusion", "reduce", "head", "layers", "half_life_s", "memory")
 MORE = "write one with more: pocketrank segment --training-set FILE --examples N"
 
 
@@ -91,7 +91,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
         validation={"memory_alone": quality(old.memory_alone, head, builder, sessions), "pocketrank": after},
         training_set={"encoder_id": found.encoder_id, "sync_delay_s": found.sync_delay_s, "examples": examples},
     )
-    is_better = before is None or after > before
+    is_better = before is None or after > float(np.float32(before))  # training keeps its best in float32
     if is_better:
         refitted.save(project.model_dir)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
@@ -145,7 +145,7 @@ def _validation(file: Path, builder: Builder, split: Split) -> Questions:
 
 def _started(old: Trained, config: ModelConfig) -> tuple[Model, bool]:
     """A model with the trained weights, encoder, items and biases frozen; and whether its fusion goes on, too."""
-    model = new_model(config, old.vocabulary, old.policy)
+    model = new_model(config, old.vocabulary, old.policy, old.slots)
     goes_on = all(getattr(config, name) == getattr(old.config, name) for name in OF_THE_FUSION)
     wanted = model.state_dict().keys()
     known = {

@@ -18,44 +18,55 @@ from pocketrank_export.examples import Builder
 from pocketrank_export.heads import head_of
 from pocketrank_export.history import History, read_history, vocabulary_of, with_vocabulary
 from pocketrank_export.model import Model
+from pocketrank_export.pretrained import Pretrained, freeze
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.trained import Trained, memory_only, new_model
 
 
-def train(project: Project, *, progress: bool) -> Trained:
+def train(project: Project, *, progress: bool, init_from: Path | None = None) -> Trained:
     """Train on a project's events and write its model folder.
 
     Interrupted, it goes on from the last round when called again with the same events and settings.
 
+    Args:
+        project: whose events and settings.
+        progress: whether to draw a bar.
+        init_from: a file with item vectors or an encoder to start from; see `pretrained`.
+
     Raises:
         NotReady: no events.
         BadConfig: a setting in [model] or [training] is unknown or of the wrong type.
+        BadTensors: the file to start from is damaged, or does not fit.
     """
     from pocketrank_export.training import fit, quality  # noqa: PLC0415  (brings Lightning: seconds)
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy = project.segments.cutter()
+    start = None if init_from is None else Pretrained.read(init_from)
     log = read_history(project.events_dir, policy)
     split = Split.of(log.events.time_us, training, config.head)
     train_end = split.train_end(log)
     vocabulary = vocabulary_of(log, train_end, training.min_count, training.max_items, project.events_dir)
     history = with_vocabulary(log, vocabulary)
-    remembered, half_life_s = project.memory.items, project.memory.half_life_s
-    builder = _builder(history, policy, project.segments.slots, remembered, half_life_s, config, training)
-    checkpoints = checkpoints_of(project, config, training)
+    slots, remembered, half_life_s = project.segments.slots, project.memory.items, project.memory.half_life_s
+    builder = _builder(history, policy, slots, remembered, half_life_s, config, training)
     head = head_of(config, training, history)
+    checkpoints = checkpoints_of(project, config, training, *([] if start is None else [start.sha256]))
     torch.manual_seed(training.seed)
-    alone = new_model(memory_only(config), vocabulary, policy)
+    model = new_model(config, vocabulary, policy, slots)
+    freeze(model, training.freeze)
+    taken = {} if start is None else start.into(model, vocabulary)  # now, so that a bad file stops it at once
+    torch.manual_seed(training.seed)
+    alone = new_model(memory_only(config), vocabulary, policy, slots)
     with torch.no_grad():
         alone.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
     if config.memory:
         before = fit(alone, head, builder, split, training, checkpoints / "memory_alone", progress=progress)
     else:  # nothing to train: popularity it is
         before = quality(alone, head, builder, split.validation(builder))
-    torch.manual_seed(training.seed)
-    model = new_model(config, vocabulary, policy)
-    _start_from(model, alone, item_vectors(history, train_end, config.width, training.seed))
+    has_items = bool(taken.get("items"))  # other items' vectors would be of another space
+    _start_from(model, alone, None if has_items else item_vectors(history, train_end, config.width, training.seed))
     after = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
     trained = Trained(
         model=model.eval(),
@@ -72,6 +83,7 @@ def train(project: Project, *, progress: bool) -> Trained:
         weights={name: float(value) for name, value in project.events.weights.items()},
         split=split,
         validation={"memory_alone": before, "pocketrank": after},
+        init_from=taken,
     )
     trained.save(project.model_dir)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)

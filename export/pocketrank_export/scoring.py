@@ -49,7 +49,7 @@ def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:
     states = batch_states(model, batch, unknown)
     scores = model.bias.expand(len(batch), -1)
     if states is not None:
-        scores = (states.state @ states.vectors.T + states.state_bias[..., None]).sum(dim=1) + scores
+        scores = model.matched(states.state, states.state_bias, states.vectors) + scores
     if model.memory is not None:
         scores = scores.index_put(
             (batch.memory_question, batch.memory_row), model.memory(batch.memory), accumulate=True

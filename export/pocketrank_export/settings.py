@@ -10,14 +10,17 @@ class ModelConfig:
     """[model]: what is trained.
 
     Attributes:
-        fusion: "prefix", "mean", "score_weighted", "time_decay", or "none" (item memory and popularity alone).
+        fusion: "prefix", "mean", "score_weighted", "time_decay", "concat", "attention", "maxsim", or "none" (item
+            memory and popularity alone).
         head: what it is trained to say: "next_item", "click" (does an event get a behaviour that counts as one?) or
             "rating" (which score does it get?).
+        reduce: of `maxsim`, from matches with all vectors to one: "max", or "lse" (log-sum-exp).
+        encoder: "transformer", "mean" (K = 1), "gru" or "convolution".
         width: D.
         vectors: K, vectors a segment.
         top_items: T, items named by a segment.
-        encoder_layers: transformer layers before the pooling.
-        layers: transformer layers of the prefix fusion.
+        encoder_layers: layers of the encoder before its pooling.
+        layers: transformer layers of the fusions `prefix` and `attention`.
         heads: attention heads.
         dropout: share of values dropped while training.
         memory: whether the item memory adds to the score.
@@ -26,6 +29,8 @@ class ModelConfig:
 
     fusion: str = "prefix"
     head: str = "next_item"
+    reduce: str = "max"
+    encoder: str = "transformer"
     width: int = 64
     vectors: int = 1
     top_items: int = 4
@@ -65,6 +70,7 @@ class TrainingConfig:
         max_items: items in the vocabulary at most.
         unknown: share of items shown as unknown, so that their vector is trained.
         seed: of everything random.
+        freeze: what stays as it starts: any of "items" (their vectors) and "encoder".
     """
 
     target: str = "session"
@@ -86,6 +92,7 @@ class TrainingConfig:
     max_items: int = 50_000
     unknown: float = 0.01
     seed: int = 0
+    freeze: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         hold("target", self.target, self.target in ("session", "next"), "'session' or 'next'")

@@ -46,6 +46,7 @@ class Trained:
         split: where validation and test begin.
         validation: NDCG@10 on the validation sessions, of the model and of the memory alone.
         training_set: what fusion and memory were fitted on last, where that was a training set.
+        init_from: the file it was started from and what was taken of it, where there was one.
     """
 
     model: Model
@@ -63,6 +64,7 @@ class Trained:
     split: Split
     validation: dict[str, float]
     training_set: dict[str, Any] = dataclasses.field(default_factory=dict)
+    init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def sizes(self) -> Sizes:
@@ -72,7 +74,7 @@ class Trained:
             K=self.config.vectors,
             L=self.policy.max_events,
             D=self.config.width,
-            H=1,
+            H=1 if self.model.fusion is None else self.model.fusion.states,
             I=len(self.vocabulary.items),
             F=self.remembered,
             T=self.config.top_items,
@@ -101,6 +103,7 @@ class Trained:
             "split": dataclasses.asdict(self.split),
             "validation": self.validation,
             "training_set": self.training_set,
+            "init_from": self.init_from,
         }
         with folder_beside(folder) as draft:
             tensors.save(draft / WEIGHTS, arrays, {})
@@ -122,7 +125,7 @@ class Trained:
         policy = policy_from(facts["policy"])
         vocabulary = Vocabulary(facts["items"], facts["behaviors"], arrays["counts"])
         made = [
-            _loaded(new_model(chosen, vocabulary, policy), arrays, prefix)
+            _loaded(new_model(chosen, vocabulary, policy, facts["slots"]), arrays, prefix)
             for chosen, prefix in ((config, "model"), (memory_only(config), "memory_alone"))
         ]
         return cls(
@@ -135,6 +138,7 @@ class Trained:
             split=parse(Split, facts["split"], f"{path} split"),
             compaction=facts.get("compaction", {"kind": "ring"}),  # what was trained before there were others
             training_set=facts.get("training_set", {}),
+            init_from=facts.get("init_from", {}),
             **{
                 name: facts[name]
                 for name in ("slots", "remembered", "half_life_s", "lateness_s", "weights", "validation")
@@ -147,9 +151,9 @@ def memory_only(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, fusion="none")
 
 
-def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy) -> Model:
+def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy, slots: int) -> Model:
     """A model with fresh weights."""
-    return Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events)
+    return Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events, slots)
 
 
 def _loaded(model: Model, arrays: dict[str, Any], prefix: str) -> Model:

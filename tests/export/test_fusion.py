@@ -6,19 +6,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pocketrank_export.encoder import SegmentEncoder
 from pocketrank_export.fusion import Cached, Fusion, Live
-from pocketrank_export.model import Model
+from pocketrank_export.model import FUSIONS, Model
 from pocketrank_export.settings import ModelConfig
 
-FUSIONS = ["prefix", "mean", "score_weighted", "time_decay"]
-S, K, L, D = 5, 2, 4, 8
+S, K, L, D, ITEMS = 5, 2, 4, 8, 7
+WITHOUT_AGE = ("mean", "score_weighted", "concat")
+IN_ANY_ORDER = ("mean", "score_weighted", "time_decay", "attention", "maxsim")
+
+
+def model_of(name: str, reduce: str = "max") -> Model:
+    """A model away from where it starts, since much of it starts at zero."""
+    torch.manual_seed(1)
+    config = ModelConfig(fusion=name, width=D, vectors=K, reduce=reduce)
+    model = Model(config, items=ITEMS, behaviors=3, length=L, slots=S).eval()
+    with torch.no_grad():
+        for parameter, value in model.named_parameters():
+            if not parameter.endswith("log_rate"):
+                value.add_(0.3 * torch.randn_like(value))
+    return model
 
 
 def fusion_of(name: str) -> Fusion:
-    torch.manual_seed(1)
-    config = ModelConfig(fusion=name, width=D, vectors=K)
-    fusion = Model(config, items=3, behaviors=3, length=L).eval().fusion
+    fusion = model_of(name).fusion
     assert fusion is not None
     return fusion
 
@@ -37,11 +47,19 @@ def inputs(seed: int, segments: int, live: int) -> tuple[Cached, Live]:
 
 
 def state_of(fusion: Fusion, cached: Cached, live: Live) -> Tensor:
+    """(1, H, D + 1) the states, each with its bias."""
     with torch.no_grad():
         state, bias = fusion(cached, live)
-    assert state.shape == (1, 1, D)
-    assert bias.shape == (1, 1)
-    return state
+    assert state.shape == (1, fusion.states, D)
+    assert bias.shape == (1, fusion.states)
+    return torch.cat([state, bias[..., None]], dim=2)
+
+
+def scores_of(model: Model, cached: Cached, live: Live) -> Tensor:
+    """(1, ITEMS) what the states make of every item."""
+    assert model.fusion is not None
+    with torch.no_grad():
+        return model.matched(*model.fusion(cached, live), model.items.weight[:-1])
 
 
 @pytest.mark.parametrize("name", FUSIONS)
@@ -59,8 +77,26 @@ def test_what_is_masked_changes_nothing(name: str, seed: int, segments: int, liv
 
 
 @pytest.mark.parametrize("name", FUSIONS)
-def test_somebody_without_segments_or_live_events_has_a_finite_state(name: str) -> None:
-    assert torch.isfinite(state_of(fusion_of(name), *inputs(0, 0, 0))).all()
+@pytest.mark.parametrize("reduce", ["max", "lse"])
+def test_somebody_without_segments_or_live_events_has_a_finite_state_and_scores(name: str, reduce: str) -> None:
+    model = model_of(name, reduce)
+    assert model.fusion is not None
+    assert torch.isfinite(state_of(model.fusion, *inputs(0, 0, 0))).all()
+    assert scores_of(model, *inputs(0, 0, 0)).abs().max() < 100  # a mask is finite, and must not be what is left
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), filled=st.lists(st.booleans(), min_size=S, max_size=S))
+def test_where_the_empty_slots_are_does_not_matter(name: str, seed: int, filled: list[bool]) -> None:
+    model, (cached, live) = model_of(name), inputs(seed, S, 2)
+    mask = torch.tensor([filled]).float()
+    phone = torch.argsort(1 - mask[0], stable=True)  # filled ones first
+    training = torch.argsort(mask[0], stable=True)  # filled ones last
+    held = cached._replace(mask=mask)
+    scores = [scores_of(model, Cached(*(column[:, order] for column in held)), live) for order in (phone, training)]
+    assert torch.allclose(*scores, atol=1e-5)
+    assert torch.allclose(scores[0], scores_of(model, held, live), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FUSIONS)
@@ -72,7 +108,7 @@ def test_segments_live_events_and_ages_all_count(name: str) -> None:
     assert not torch.allclose(whole, fewer)
     assert not torch.allclose(whole, quiet)
     older = state_of(fusion, cached._replace(age_s=cached.age_s + torch.tensor([0.0, 1e7, 0.0, 0.0, 0.0])), live)
-    assert torch.allclose(whole, older) == (name in ("mean", "score_weighted"))
+    assert torch.allclose(whole, older) == (name in WITHOUT_AGE)
 
 
 @pytest.mark.parametrize("name", FUSIONS)
@@ -83,7 +119,7 @@ def test_what_is_asked_within_a_session_knows_no_more_than_came_by_then(name: st
     with torch.no_grad():
         states, biases = fusion.asked(cached, live, example, position)
     assert biases.shape == states.shape[:2]
-    for came, state in enumerate(states):
+    for came, state in enumerate(torch.cat([states, biases[..., None]], dim=2)):
         later_s = live.age_s[:, max(came - 1, 0)]
         mask = torch.arange(L)[None] < came
         then = Live(
@@ -97,28 +133,19 @@ def test_what_is_asked_within_a_session_knows_no_more_than_came_by_then(name: st
         assert torch.allclose(state[None], state_of(fusion, held, then), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mean", "score_weighted", "time_decay"])
+@pytest.mark.parametrize("name", IN_ANY_ORDER)
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), order=st.permutations(range(S)))
-def test_the_order_of_segments_does_not_matter_to_a_mean(name: str, seed: int, order: list[int]) -> None:
-    fusion, (cached, live) = fusion_of(name), inputs(seed, S, 2)
+def test_the_order_of_segments_does_not_matter_to_those_that_know_no_places(
+    name: str, seed: int, order: list[int]
+) -> None:
+    model, (cached, live) = model_of(name), inputs(seed, S, 2)
     shuffled = Cached(*(column[:, order] for column in cached))
-    assert torch.allclose(state_of(fusion, cached, live), state_of(fusion, shuffled, live), atol=1e-5)
+    assert torch.allclose(scores_of(model, cached, live), scores_of(model, shuffled, live), atol=1e-5)
 
 
-def test_a_half_life_halves_the_weight_of_a_segment() -> None:
-    fusion = fusion_of("time_decay")
-    cached, live = inputs(4, 2, 0)
-    month = 30 * 86400.0
-    aged = cached._replace(age_s=torch.tensor([[month, 0.0, 0.0, 0.0, 0.0]]), weight=torch.ones(1, S))
-    mean = aged.vectors.mean(dim=2)[0]
-    assert torch.allclose(state_of(fusion, aged, live)[0, 0], (0.5 * mean[0] + mean[1]) / 1.5, atol=1e-5)
-
-
-def test_an_encoder_gives_zero_for_a_segment_without_events() -> None:
-    encoder = SegmentEncoder(D, K, 3, layers=1, heads=2, dropout=0.0).eval()
-    _, live = inputs(0, 0, 0)
-    with torch.no_grad():
-        vectors = encoder(live.items, live.behavior, live.age_s, live.score, live.mask)
-    assert vectors.shape == (1, K, D)
-    assert not vectors.any()
+@pytest.mark.parametrize("name", sorted(FUSIONS.keys() - set(IN_ANY_ORDER)))
+def test_the_order_of_segments_matters_to_the_others(name: str) -> None:
+    model, (cached, live) = model_of(name), inputs(5, S, 2)
+    backwards = Cached(*(column.flip(1) for column in cached))
+    assert not torch.allclose(scores_of(model, cached, live), scores_of(model, backwards, live), atol=1e-3)

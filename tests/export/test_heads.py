@@ -75,9 +75,7 @@ def write_tastes(folder: Path) -> None:
             "user_id": user,
             "item_id": item,
             "behavior": np.where(likes, "like", "skip"),
-            "timestamp": pa.array(
-                np.tile(np.arange(24), 150) * 3_600_000_000 + user * 1_000_000, pa.timestamp("us", "UTC")
-            ),
+            "timestamp": pa.array(np.tile(np.arange(24), 150) * hour_us + user * second_us, pa.timestamp("us", "UTC")),
             "score": pa.array(np.where(likes, 4.0, 2.0) + rng.normal(0, 0.1, len(user)), pa.float32()),
             "arrival": np.arange(len(user)),
         }

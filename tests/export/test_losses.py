@@ -24,10 +24,11 @@ def batch() -> Batch:
     return builder.batch(every, every % 2, history.segments.end)
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["with memory", "without"])
+@pytest.fixture(scope="module", params=[("prefix", True), ("prefix", False), ("maxsim", True)])
 def model(request: pytest.FixtureRequest) -> Model:
     torch.manual_seed(3)
-    model = Model(ModelConfig(width=8, memory=request.param, dropout=0.0), 6, 3, 4).eval()
+    fusion, memory = request.param
+    model = Model(ModelConfig(width=8, fusion=fusion, memory=memory, dropout=0.0), 6, 3, 4, 3).eval()
     with torch.no_grad():
         for part in model.parameters():
             part.add_(torch.randn(part.shape) * 0.3)

@@ -422,6 +422,11 @@ def test_a_file_that_is_no_training_set_is_refused_in_one_line(
             "has 16; set it back, or train all anew: pocketrank train",
         ),
         (
+            "width = 16\nencoder = 'gru'",
+            "BadConfig: {root}/pocketrank.toml [model] encoder: found 'gru', but a training set keeps the encoder, "
+            "which has 'transformer'; set it back, or train all anew: pocketrank train",
+        ),
+        (
             "width = 16\nfusion = 'none'",
             "BadConfig: {root}/pocketrank.toml [model] fusion: 'none' fuses no cached segments; choose one that does, "
             "or leave out --set",

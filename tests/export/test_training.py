@@ -109,7 +109,30 @@ def test_the_resolved_settings_stand_beside_the_weights(project: Project) -> Non
         ("[training]\nsteps = 'six'", "BadConfig: {root}/pocketrank.toml [training] steps: found 'six', wanted int"),
         (
             "[model]\nfusion = 'median'",
-            "BadConfig: [model] fusion: found 'median', wanted one of prefix, mean, score_weighted, time_decay, none",
+            "BadConfig: [model] fusion: found 'median', wanted one of prefix, mean, score_weighted, time_decay, "
+            "concat, attention, maxsim, none",
+        ),
+        (
+            "[model]\nfusion = 'maxsim'\nreduce = 'sum'",
+            "BadConfig: [model] reduce: found 'sum', wanted one of max, lse",
+        ),
+        (
+            "[model]\nencoder = 'lstm'",
+            "BadConfig: [model] encoder: found 'lstm', wanted one of transformer, mean, gru, convolution",
+        ),
+        (
+            "[model]\nencoder = 'mean'\nvectors = 2",
+            'BadConfig: [model] vectors: found 2, wanted 1 with encoder = "mean", which has one vector a segment; '
+            "set it to 1 or take another encoder",
+        ),
+        (
+            "[model]\nencoder = 'gru'\nencoder_layers = 0",
+            'BadConfig: [model] encoder_layers: found 0, wanted 1 or more with encoder = "gru", which would be none '
+            'without; raise it or take "mean"',
+        ),
+        (
+            "[training]\nfreeze = ['item']\nmin_count = 2",
+            "BadConfig: [training] freeze: found 'item', wanted any of items, encoder",
         ),
         (
             "[training]\nmin_count = 9999",

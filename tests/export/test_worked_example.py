@@ -40,7 +40,7 @@ SCORE = {
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
-    model = Model(ModelConfig(fusion="score_weighted", width=3, heads=1), items=2, behaviors=1, length=2)
+    model = Model(ModelConfig(fusion="score_weighted", width=3, heads=1), items=2, behaviors=1, length=2, slots=2)
     for name in ("state", "score"):
         to_onnx(model, SIZES, name, folder / f"{name}.onnx")
         to_tflite(model, SIZES, name, folder / f"{name}.tflite")
@@ -58,7 +58,9 @@ def test_two_segments_and_two_items_give_the_scores_worked_by_hand(graphs: Path,
 
 
 def test_weights_of_zero_weigh_all_segments_alike() -> None:
-    model = Model(ModelConfig(fusion="score_weighted", width=3, heads=1), items=2, behaviors=1, length=2).eval()
+    model = Model(
+        ModelConfig(fusion="score_weighted", width=3, heads=1), items=2, behaviors=1, length=2, slots=2
+    ).eval()
     assert model.fusion is not None
     arrays = {name: torch.from_numpy(array) for name, array in STATE.items()}
     cached = Cached(arrays["vectors"].float(), arrays["age_s"], arrays["weight"] * 0, arrays["mask"])

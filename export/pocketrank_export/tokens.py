@@ -1,0 +1,103 @@
+"""Fusions in which segments are tokens of a transformer, all K vectors of each: `attention` and `prefix`.
+
+In both one learned token is always present, so that a user with nothing at all is a valid input.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pocketrank_export.fusion import Cached, Fusion, Live, Parts, pauses, session_of
+from pocketrank_export.layers import MASKED, Block, Numbers, unseen
+
+
+class Attention(Fusion):
+    """The live state attends over {Z_i + embedded (a_i, w_i)} and a learned token, once a layer.
+
+    The live state is the session's mean vector and a learned one, so somebody without live events asks, too.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        config, width = parts.config, parts.config.width
+        self.encoder = parts.encoder
+        self.start = nn.Parameter(torch.zeros(1, 1, width))
+        self.nothing = nn.Parameter(torch.zeros(1, 1, width))
+        self.aged = Numbers(2, width)
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
+        """Fuse; H = 1."""
+        batch, _, _, width = cached.vectors.shape
+        session, _ = session_of(self.encoder, live)
+        memory, memory_mask = memory_tokens(cached, self.aged(cached.age_s, cached.weight))
+        context = torch.cat([self.nothing.expand(batch, 1, width), memory], dim=1)
+        seen = unseen(torch.cat([torch.ones_like(live.mask[:, :1]), memory_mask], dim=1))
+        x = session.mean(dim=1, keepdim=True) + self.start
+        for block in self.blocks:
+            x = block(x, context, seen)
+        state: Tensor = self.norm(x)
+        return state, torch.zeros_like(state[..., 0])
+
+
+class Prefix(Fusion):
+    """Segments stand as memory tokens before the live events in a small causal transformer.
+
+    One learned token between the two is always present, so a user with nothing at all is a valid input. The state is
+    read at the newest live event, or at that token; the last layer is computed there alone. Segments have their age
+    as the session began, and live events the pause before them: so nothing depends on when it is asked but a state
+    without live events, and one pass answers every question of a session.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        config, width = parts.config, parts.config.width
+        self.start = nn.Parameter(torch.zeros(1, 1, width))
+        self.segment = nn.Parameter(torch.zeros(width))
+        self.aged = Numbers(2, width)
+        self.behavior = nn.Embedding(parts.behaviors, width)
+        self.numbers = Numbers(2, width)
+        self.position = nn.Parameter(torch.zeros(parts.length, width))
+        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
+        """Fuse; H = 1."""
+        x, mask, _ = self._before_the_last(cached, live)
+        always = torch.ones_like(live.mask[:, :1])
+        follows = torch.cat([live.mask, torch.zeros_like(always)], dim=1)
+        newest = torch.cat([always, live.mask], dim=1) * (1.0 - follows)
+        here = (newest[..., None] * x[:, -newest.shape[1] :]).sum(dim=1, keepdim=True)
+        state: Tensor = self.norm(self.blocks[-1](here, x, unseen(mask)))
+        return state, torch.zeros_like(state[..., 0])
+
+    def asked(self, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """All questions in one pass; see `Fusion`."""
+        x, _, bias = self._before_the_last(cached, live)
+        asked = live.items.shape[1] + 1
+        states = self.norm(self.blocks[-1](x[:, -asked:], x, bias[:, :, -asked:]))
+        state: Tensor = states[example, position][:, None]
+        return state, torch.zeros_like(state[..., 0])
+
+    def _before_the_last(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) tokens before the last layer, (B, N) their mask, and what each may see as an attention's bias."""
+        batch, width = cached.vectors.shape[0], cached.vectors.shape[3]
+        since_s = live.age_s[:, :1] * live.mask[:, :1]
+        aged = self.aged((cached.age_s - since_s).clamp(min=0.0), cached.weight)
+        memory, memory_mask = memory_tokens(cached, aged + self.segment)
+        events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
+        events = events + self.position[: live.items.shape[1]]
+        x = torch.cat([memory, self.start.expand(batch, 1, width), events], dim=1)
+        mask = torch.cat([memory_mask, torch.ones_like(live.mask[:, :1]), live.mask], dim=1)
+        causal = torch.ones(x.shape[1], x.shape[1], device=x.device).tril()
+        bias = torch.clamp(unseen(mask) + (1.0 - causal) * MASKED, min=MASKED)
+        for block in self.blocks[:-1]:
+            x = block(x, x, bias)
+        return x, mask, bias
+
+
+def memory_tokens(cached: Cached, about: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, S*K, D) vectors of segments, each with the (B, S, D) `about` of its segment, and (B, S*K) their mask."""
+    batch, slots, per_segment, width = cached.vectors.shape
+    tokens = (cached.vectors + about[:, :, None, :]).reshape(batch, slots * per_segment, width)
+    return tokens, cached.mask[:, :, None].expand(batch, slots, per_segment).reshape(batch, slots * per_segment)
