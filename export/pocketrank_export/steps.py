@@ -11,7 +11,7 @@ from itertools import count, islice, pairwise
 import numpy as np
 import torch
 
-from pocketrank.groups import spread, starts
+from pocketrank.groups import begins, spread, starts
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import Index, cut_by_count
 from pocketrank_export.settings import TrainingConfig
@@ -64,9 +64,9 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
             random = np.random.default_rng((self.config.seed, number, 1))
             builder = self._shifted(random)
             runs = self._runs(builder, random)
-            begun = starts(np.array([len(run) for run in runs]))
-            edges = np.searchsorted(begun, np.arange(0, begun[-1], self.config.batch))  # about `batch` segments a step
-            steps = [range(*pair) for pair in pairwise([*np.unique(edges), len(runs)])]
+            begun = starts(np.array([len(run) for run in runs]))[:-1]
+            edges = np.flatnonzero(begins(begun // self.config.batch))  # about `batch` segments a step
+            steps = [range(*pair) for pair in pairwise([*edges, len(runs)])]
             for step in steps[skip:]:
                 yield builder, np.concatenate([runs[number] for number in step])
             skip = max(skip - len(steps), 0)
