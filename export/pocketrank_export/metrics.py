@@ -15,6 +15,7 @@ from pocketrank.groups import nth
 Index = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 FloatArray64 = npt.NDArray[np.float64]
+CROWD = 8  # times k
 Pairs = tuple[Index, Index]  # example and vocabulary row of each, (G,) both
 
 
@@ -119,13 +120,18 @@ def top_rows(scores: FloatArray, k: int, left_out: Pairs | None = None) -> Index
         cost[left_out] = np.inf
     least = np.partition(cost, k - 1, axis=1)[:, k - 1, None]
     # At least k an example, more where several are equal to the k-th; a NaN is no better than any, and sorts last.
-    example, row = np.nonzero(~(cost > least))
+    kept = ~(cost > least)
+    crowded = kept.sum(axis=1) > CROWD * k  # so many equals that a sort of the whole, which likes them, is faster
+    best = np.empty((len(scores), k), np.int64)
+    best[crowded] = np.argsort(cost[crowded], axis=1, kind="stable")[:, :k]
+    kept[crowded] = False
+    example, row = np.nonzero(kept)
     order = np.lexsort((cost[example, row], example))  # stable, and rows ascend: equal ones stay by row
     example, row = example[order], row[order]
-    best = row[nth(example) < k].reshape(len(scores), k)
+    best[~crowded] = row[nth(example) < k].reshape(-1, k)
     if left_out is not None:
         gone = np.isin(
             np.arange(len(scores))[:, None] * scores.shape[1] + best, left_out[0] * scores.shape[1] + left_out[1]
         )
         best = np.where(gone, -1, best)
-    return best.astype(np.int64)
+    return best

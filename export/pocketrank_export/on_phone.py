@@ -69,7 +69,7 @@ class Phone:
         bundle = Bundle(Path(), manifest_of(trained, "", "", {}, {}, {}), item_table(trained))
         return cls(bundle, *(TorchGraph(trained.model, name) for name in ("encoder", "state", "score")))
 
-    def pack(self, past: Events, now_us: int, missing: int) -> tuple[Pack | None, int]:
+    def pack(self, past: Events, now_us: int, missing: int) -> Pack | None:
         """One user's pack as it was before the newest segments closed.
 
         Args:
@@ -78,13 +78,13 @@ class Phone:
             missing: closed segments that it lacks, the newest.
 
         Returns:
-            The pack, None where no segment is left, and how many of the events it covers.
+            The pack; None where no segment is left.
         """
         bundle, manifest = self.bundle, self.bundle.manifest
         cut = bundle.policy.cut(np.zeros(len(past), np.int64), past.time_us, bundle.closing(past.behavior))
         count = max(int(cut.closed_by(now_us).sum()) - missing, 0)
         if not count:
-            return None, 0
+            return None
         covered = int(cut.end[count - 1])
         through_us = int(past.time_us[covered - 1])
         first = 0 if bundle.compaction.remembers else max(count - bundle.sizes.S, 0)
@@ -119,12 +119,14 @@ class Phone:
             memory_last_s=memory.last_s,
             recent_us=tuple(past.time_us[max(covered - lookback, 0) : covered].tolist()) if lookback else (),
         )
-        return Pack.from_bytes(pack.to_bytes(), "a pack"), covered
+        return Pack.from_bytes(pack.to_bytes(), "a pack")
 
     def situation(self, past: Events, now_us: int, missing: int) -> Situation:
         """What the phone knows when its pack lacks the newest segments and it saw their events itself."""
-        pack, covered = self.pack(past, now_us, missing)
-        observed = self._observed(past.part(slice(covered, None)))
+        pack = self.pack(past, now_us, missing)
+        # Of those that the pack covers only the last ones: which of them it lacks is for the device to tell.
+        begin = 0 if pack is None else int(np.searchsorted(past.time_us, pack.through[0]))
+        observed = self._observed(past.part(slice(begin, None)))
         return situate(self.bundle, Encoder(self.bundle, self.encoder, batch=1), pack, observed, now_us)
 
     def scores(self, situation: Situation, now_us: int) -> FloatArray:

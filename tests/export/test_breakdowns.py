@@ -10,6 +10,7 @@ from pocketrank_export.breakdowns import by_history, coverage, popularity_lift
 from pocketrank_export.evaluation import Evaluation, rank
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import History, Vocabulary
+from pocketrank_export.metrics import Ranked
 
 ITEMS = 20
 COUNTS = np.array([100, 50, 10, *[1] * (ITEMS - 3)])
@@ -82,6 +83,15 @@ def test_coverage_is_the_share_of_items_in_anybodys_best_ten() -> None:
     assert coverage(found, "first") == 10 / ITEMS
     seen_left_out = evaluated(1, 7, repeats=False)  # a had item 0, c had 0, 1 and 2: rows up to 10 and to 12 are shown
     assert coverage(seen_left_out, "first") == 12 / ITEMS
+
+
+def test_places_that_stay_empty_show_nothing() -> None:
+    rows = np.array([[0, 1, -1], [0, -1, -1]])
+    some = Ranked(rows, np.zeros(rows.shape, bool), np.array([1, 1]))
+    found = Evaluation(asked(1, 3), (np.array([0, 1]), np.array([3, 1])), {"some": some})
+    assert coverage(found, "some") == 2 / ITEMS
+    # shown: (100 + 50) / 2 and 100; taken: 1 and 50
+    assert popularity_lift(found, "some") == pytest.approx((75 + 100) / (1 + 50) - 1)
 
 
 def test_popularity_lift_compares_what_is_shown_with_what_was_taken() -> None:

@@ -4,6 +4,7 @@ The phone is the device's own code on the exported graphs.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_a_phone_that_saw_the_missing_events_works_out_the_same_state_inputs(
     for question in range(len(asked)):
         events, now_us = past(asked, question)
         whole, stale = (phone.situation(events, now_us, lacks) for lacks in (0, missing))
-        lacks = phone.pack(events, now_us, missing)[0]
+        lacks = phone.pack(events, now_us, missing)
         assert (0 if lacks is None else int(lacks.ordinal_last[-1]) + 1) == max(
             int(asked.segments_before[question]) - missing, 0
         )
@@ -70,6 +71,50 @@ def test_a_phone_that_saw_the_missing_events_works_out_the_same_state_inputs(
             np.testing.assert_array_equal(inputs[1][name], array, err_msg=name)
         assert int(inputs[0]["mask"].sum()) == min(int(asked.segments_before[question]), phone.bundle.sizes.S)
         np.testing.assert_array_equal(stale.memory.items, whole.memory.items)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"compaction": {"kind": "log", "levels": 2}},
+        {"policy": {"kind": "fixed_count", "max_events": 8}},
+        {"policy": {"kind": "milestone", "behaviors": ["buy"], "max_events": 8}},
+        {
+            "policy": {
+                "kind": "adaptive", "factor": 2, "lookback": 3, "min_gap_s": 30, "max_gap_s": 86400, "max_events": 8
+            }
+        },
+    ],
+    ids=lambda change: next(iter(change.values()))["kind"],
+)  # fmt: skip
+def test_so_it_does_whatever_cuts_and_keeps_segments(phone: Phone, asked: Asked, change: dict[str, Any]) -> None:
+    bundle = Bundle(phone.bundle.folder, replace(phone.bundle.manifest, **change), phone.bundle.items)
+    other = replace(phone, bundle=bundle)
+    packs = 0
+    for question in range(len(asked)):
+        events, now_us = past(asked, question)
+        whole = other.situation(events, now_us, 0).state_inputs(now_us)
+        for missing in (1, 4):
+            packs += other.pack(events, now_us, missing) is not None
+            stale = other.situation(events, now_us, missing).state_inputs(now_us)
+            for name, array in whole.items():
+                np.testing.assert_array_equal(stale[name], array, err_msg=name)
+    assert packs > len(asked)
+
+
+def test_a_basket_that_fills_several_segments_at_one_time_is_not_counted_twice(phone: Phone) -> None:
+    """The pack ends inside a basket: `through` says how many of the events at that very time are in it."""
+    rows = np.tile(np.arange(12), 3)
+    time_us = np.repeat(np.array([1, 2, 3]) * 86_400_000_000, 12)
+    events = Events(rows, np.ones(36, np.int32), time_us, np.ones(36, np.float32))
+    now_us = 4 * 86_400_000_000
+    whole = phone.situation(events, now_us, 0)
+    assert len(whole.closed) == 6  # 8 and 4 of each basket
+    for missing in (1, 2, 3):
+        stale = phone.situation(events, now_us, missing)
+        for name, array in whole.state_inputs(now_us).items():
+            np.testing.assert_array_equal(stale.state_inputs(now_us)[name], array, err_msg=name)
+        np.testing.assert_array_equal(stale.memory.counts, whole.memory.counts)
 
 
 @pytest.mark.parametrize("missing", [1, 2, 4, 1000])
