@@ -25,12 +25,14 @@ class Asked:
         segment: (Q,) segments that the questions are in.
         live: (Q,) how many of its events are past, fewer than it has.
         target_end: (Q,) index after the last target event.
+        repeats: whether users come back to items; where not, those they had are neither ranked nor targets.
     """
 
     builder: Builder
     segment: Index
     live: Index
     target_end: Index
+    repeats: bool = True
 
     def __len__(self) -> int:
         return len(self.segment)
@@ -73,7 +75,7 @@ class Asked:
         items = len(self.history.vocabulary.items)
         return np.bincount(np.unique(question * items + row) // items, minlength=len(self))
 
-    def past(self) -> tuple[Index, Index]:
+    def past(self) -> Pairs:
         """(M,) question and vocabulary row of every past event with a known item."""
         question, event = spread(self.history.user_first_event[self.user], self.asked_at)
         rows = self.history.events.rows[event]
@@ -86,6 +88,10 @@ class Asked:
     def parts(self, size: int = 256) -> Iterator["Asked"]:
         """All of them, some at a time."""
         return (self.part(slice(begin, begin + size)) for begin in range(0, len(self), size))
+
+    def left_out(self) -> Pairs | None:
+        """Question and vocabulary row of what is out of the question; None where nothing is."""
+        return None if self.repeats else self.past()
 
     def batch(self) -> Batch:
         """What a model reads, and the targets."""

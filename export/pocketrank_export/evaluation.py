@@ -69,10 +69,10 @@ class Evaluation:
         return self.difference(one, other).error
 
 
-def evaluate(trained: Trained, builder: Builder, *, repeats: bool = True) -> Evaluation:
+def evaluate(trained: Trained, builder: Builder) -> Evaluation:
     """Rank each user's first session after the split, by the model and by all baselines."""
     asked = Asked.first_sessions(builder, trained.split.until_us)
-    return rank(asked, {name: make(trained) for name, make in SCORERS.items()}, repeats=repeats)
+    return rank(asked, {name: make(trained) for name, make in SCORERS.items()})
 
 
 def rank(
@@ -80,7 +80,6 @@ def rank(
     scorers: Mapping[str, Scorer],
     *,
     view: View | None = None,
-    repeats: bool = True,
     what: str = "evaluate",
     at_once: int = AT_ONCE,
 ) -> Evaluation:
@@ -90,7 +89,6 @@ def rank(
         asked: Q questions.
         scorers: methods by name.
         view: what a method gets to see instead: the same questions with less of a past. Given some questions, as many.
-        repeats: whether users come back to items; where not, those they had are neither ranked nor targets.
         what: is being done, for the progress bar.
         at_once: questions answered together.
     """
@@ -100,8 +98,7 @@ def rank(
     for number, part in enumerate(progress(parts, len(parts), what, f"x {at_once} questions")):
         seen = part if view is None else view(part)
         batch = seen.batch()
-        left_out = None if repeats else part.past()
-        targets = targets_of(batch)
+        left_out, targets = part.left_out(), targets_of(batch)  # a shorter past does not bring items back
         wanted.append((number * at_once, targets))
         for name, scorer in scorers.items():
             found[name].append(ranked(scorer(batch, seen), targets, K, left_out))

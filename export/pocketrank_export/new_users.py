@@ -32,8 +32,6 @@ def new_users(
     scorers: Mapping[str, Scorer],
     policy: Policy,
     events: Sequence[int] = EVENTS,
-    *,
-    repeats: bool = True,
 ) -> NewUsers:
     """Ask again with only the newest so many events before each question.
 
@@ -45,7 +43,6 @@ def new_users(
         scorers: methods by name.
         policy: that cuts what is left of a past.
         events: how many events are left.
-        repeats: see `evaluation.rank`.
     """
     asked = asked.part(np.flatnonzero(asked.events_before >= max(events)))
     return NewUsers(
@@ -54,10 +51,9 @@ def new_users(
                 asked,
                 scorers,
                 view=lambda part, left=left: newest_events(part, left, policy),  # type: ignore[misc]
-                repeats=repeats,
                 what=f"{left} events",
             )
             for left in events
         },
-        rank(asked, scorers, repeats=repeats),
+        rank(asked, scorers),
     )

@@ -52,4 +52,4 @@ def _of(asked: Asked, question: Index, log: Events, cut: Segments, segment: Inde
     users = [asked.history.users[user] for user in asked.user]
     history = replace(asked.history, users=users, user=question, events=log, segments=cut)
     end = np.append(np.flatnonzero(begins(question))[1:], len(question))
-    return Asked(replace(asked.builder, history=history, given=None), segment, live, end)
+    return Asked(replace(asked.builder, history=history, given=None), segment, live, end, asked.repeats)

@@ -94,8 +94,6 @@ def staleness(
     missing: Sequence[int] = MISSING,
     phones: int = PHONES,
     seed: int = 0,
-    *,
-    repeats: bool = True,
 ) -> Staleness:
     """Ask again with caches that lag.
 
@@ -105,17 +103,15 @@ def staleness(
         missing: how many of the newest segments are not there.
         phones: questions at most that the device's code answers, drawn at random: one by one it takes longer.
         seed: of that choice.
-        repeats: see `evaluation.rank`.
     """
     model = {MODEL: by_model(trained.model)}
     segments, pack = {}, {}
     for number in missing:
-        segments[number] = rank(lacking(asked, number), model, repeats=repeats, what=f"lacking {number}")
+        segments[number] = rank(lacking(asked, number), model, what=f"lacking {number}")
         pack[number] = rank(
             asked,
             model,
             view=lambda part, number=number: without_newest_segments(part, number),  # type: ignore[misc]
-            repeats=repeats,
             what=f"lacking {number}",
         )
     some = asked.part(np.sort(np.random.default_rng(seed).permutation(len(asked))[:phones]))
@@ -123,9 +119,9 @@ def staleness(
     if trained.model.fusion is not None:
         phone = Phone.of(trained)
         by_number = {str(number): by_phone(phone, number) for number in (0, *missing)}
-        answered = rank(some, by_number, repeats=repeats, what="phones", at_once=16)
+        answered = rank(some, by_number, what="phones", at_once=16)
         fits = some.items_before <= trained.remembered
-    return Staleness(rank(asked, model, repeats=repeats), segments, pack, answered, fits)
+    return Staleness(rank(asked, model), segments, pack, answered, fits)
 
 
 def lacking(asked: Asked, missing: int) -> Asked:

@@ -1,5 +1,7 @@
 """Who is served and what is shown, on a log small enough to work out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from pocketrank_export.evaluation import Evaluation, rank
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import History, Vocabulary
 from pocketrank_export.metrics import Ranked
+from pocketrank_export.shortened import without_newest_segments
 
 ITEMS = 20
 COUNTS = np.array([100, 50, 10, *[1] * (ITEMS - 3)])
@@ -51,7 +54,7 @@ def last_rows(batch: Batch, asked: Asked) -> np.ndarray:
 
 
 def evaluated(*segments: int, repeats: bool = True) -> Evaluation:
-    return rank(asked(*segments), {"first": first_rows, "last": last_rows}, repeats=repeats)
+    return rank(replace(asked(*segments), repeats=repeats), {"first": first_rows, "last": last_rows})
 
 
 def test_buckets_count_closed_segments_before_the_question() -> None:
@@ -113,3 +116,13 @@ def test_nobody_asked_gives_zeros_not_warnings() -> None:
     assert nobody.means() == {"first": 0.0, "last": 0.0}
     assert by_history(nobody, "first", "last") == []
     assert [coverage(nobody, "first"), popularity_lift(nobody, "first")] == [0.0, 0.0]
+
+
+def test_a_shorter_past_does_not_bring_items_back_that_a_user_had() -> None:
+    found = rank(
+        replace(asked(3, 1), repeats=False),
+        {"first": first_rows},
+        view=lambda part: without_newest_segments(part, 5),
+    )
+    assert found.ranked["first"].rows[:, 0].tolist() == [0, 1]
+    assert found.ranked["first"].targets.tolist() == [1, 1]
