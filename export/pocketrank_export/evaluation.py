@@ -14,7 +14,7 @@ from pocketrank.command import progress
 from pocketrank_export.asked import Asked, targets_of
 from pocketrank_export.comparison import Estimate, difference, estimate, per_user
 from pocketrank_export.examples import Builder
-from pocketrank_export.metrics import METRICS, FloatArray64, Pairs, Ranked, ranked
+from pocketrank_export.metrics import METRICS, FloatArray64, Pairs, Ranked, ranked, without
 from pocketrank_export.scorers import SCORERS, Scorer
 from pocketrank_export.trained import Trained
 
@@ -98,7 +98,8 @@ def rank(
     for number, part in enumerate(progress(parts, len(parts), what, f"x {at_once} questions")):
         seen = part if view is None else view(part)
         batch = seen.batch()
-        left_out, targets = part.left_out(), targets_of(batch)  # a shorter past does not bring items back
+        left_out = part.left_out()  # not of `seen`: a shorter past does not bring items back
+        targets = without(targets_of(batch), left_out, len(asked.history.vocabulary.items))
         wanted.append((number * at_once, targets))
         for name, scorer in scorers.items():
             found[name].append(ranked(scorer(batch, seen), targets, K, left_out))

@@ -89,13 +89,19 @@ def ranked(scores: FloatArray, targets: Pairs, k: int = 10, left_out: Pairs | No
         k: places counted.
         left_out: items that an example cannot be recommended, such as films it has seen. They are no targets, either.
     """
-    (examples, items), example, row = scores.shape, *targets
-    wanted = np.unique(example * items + row)
-    if left_out is not None:
-        wanted = np.setdiff1d(wanted, left_out[0] * items + left_out[1], assume_unique=False)
+    examples, items = scores.shape
+    example, row = without(targets, left_out, items)
     rows = top_rows(scores, k, left_out)
-    hit = np.isin(np.arange(examples)[:, None] * items + rows, wanted) & (rows >= 0)
-    return Ranked(rows, hit, np.bincount(wanted // items, minlength=examples))
+    hit = np.isin(np.arange(examples)[:, None] * items + rows, example * items + row) & (rows >= 0)
+    return Ranked(rows, hit, np.bincount(example, minlength=examples))
+
+
+def without(pairs: Pairs, others: Pairs | None, items: int) -> Pairs:
+    """The distinct pairs, ascending, that are not among the others; rows count from 0 to `items` - 1."""
+    left = np.unique(pairs[0] * items + pairs[1])
+    if others is not None:
+        left = left[~np.isin(left, others[0] * items + others[1])]
+    return left // items, left % items
 
 
 def ndcg(scores: FloatArray, target_example: Index, target_row: Index, k: int = 10) -> FloatArray64:
@@ -130,8 +136,7 @@ def top_rows(scores: FloatArray, k: int, left_out: Pairs | None = None) -> Index
     example, row = example[order], row[order]
     best[~crowded] = row[nth(example) < k].reshape(-1, k)
     if left_out is not None:
-        gone = np.isin(
-            np.arange(len(scores))[:, None] * scores.shape[1] + best, left_out[0] * scores.shape[1] + left_out[1]
-        )
+        items = scores.shape[1]
+        gone = np.isin(np.arange(len(scores))[:, None] * items + best, left_out[0] * items + left_out[1])
         best = np.where(gone, -1, best)
     return best

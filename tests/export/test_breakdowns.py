@@ -106,6 +106,7 @@ def test_popularity_lift_compares_what_is_shown_with_what_was_taken() -> None:
 def test_items_a_user_had_are_no_answers_where_nobody_repeats() -> None:
     found = evaluated(3, 1, repeats=False)  # b had item 1, so of its basket only item 2 is asked; a had item 0
     assert found.ranked["first"].targets.tolist() == [1, 1]
+    assert [column.tolist() for column in found.targets] == [[0, 1], [2, 3]]
     assert found.ranked["first"].rows[:, :3].tolist() == [[0, 2, 3], [1, 2, 3]]
     assert found.ranked["first"].ndcg() == pytest.approx([1 / np.log2(3), 1 / np.log2(4)])
 
