@@ -105,7 +105,9 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _project_argument(parser)
     parser.add_argument("--set", type=Path, metavar="FILE", help="rank with what phones had cached, as it says")
     parser.add_argument(
-        "--full", action="store_true", help="also what a cache that lags costs, and how new users are served: minutes"
+        "--full",
+        action="store_true",
+        help="also what a cache that lags costs, and how new users are served; takes longer",
     )
 
 
