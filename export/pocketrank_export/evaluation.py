@@ -1,96 +1,113 @@
-"""How well the model ranks each user's next session after the split, against baselines that use the same past.
+"""How well the model ranks what users did next, against baselines that use the same past.
 
-Every item of the session is a target, predicted at its start, the whole catalogue ranked, averaged per user.
+One pass ranks the whole catalogue for every question by every method and keeps the best ten of each; every number of
+a report comes from these. Means are over users: who was asked more often does not weigh more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from pocketrank_export.examples import Batch, Builder
-from pocketrank_export.history import Index
-from pocketrank_export.metrics import ndcg
-from pocketrank_export.model import Model
-from pocketrank_export.scoring import batch_scores, rankable
-from pocketrank_export.split import batches
+from pocketrank.command import progress
+from pocketrank_export.asked import Asked, targets_of
+from pocketrank_export.comparison import Estimate, difference, estimate, per_user
+from pocketrank_export.examples import Builder
+from pocketrank_export.metrics import METRICS, FloatArray64, Pairs, Ranked, ranked, without
+from pocketrank_export.scorers import SCORERS, Scorer
 from pocketrank_export.trained import Trained
 
-Scorer = Callable[[Batch, Index], npt.NDArray[np.float32]]
+K = 10
+AT_ONCE = 256
+View = Callable[[Asked], Asked]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """NDCG@10 by ranking method.
+    """The answers of some methods to the same questions.
 
     Attributes:
-        users: users with a past before the split and a session after it.
-        per_user: method -> (users,) values.
+        asked: Q questions.
+        targets: question and vocabulary row of each target.
+        ranked: method -> its best items for the Q questions.
     """
 
-    users: int
-    per_user: dict[str, npt.NDArray[np.float64]]
+    asked: Asked
+    targets: Pairs
+    ranked: Mapping[str, Ranked]
 
-    def means(self) -> dict[str, float]:
-        """Mean over users, method by method."""
-        return {name: float(np.nanmean(values)) if len(values) else 0.0 for name, values in self.per_user.items()}
+    @property
+    def users(self) -> int:
+        """Users asked."""
+        return len(np.unique(self.asked.user))
+
+    @cached_property
+    def per_user(self) -> dict[str, FloatArray64]:
+        """Method -> (users,) NDCG@10, by ascending user; NaN for one without targets."""
+        return {name: self.of_users(name) for name in self.ranked}
+
+    def of_users(self, method: str, metric: str = "ndcg") -> FloatArray64:
+        """(users,) values of a metric, by ascending user; NaN for one without targets."""
+        return per_user(METRICS[metric](self.ranked[method]), self.asked.user)
+
+    def means(self, metric: str = "ndcg") -> dict[str, float]:
+        """Mean over users, method by method; 0 where nobody has a target."""
+        found = {name: self.of_users(name, metric) for name in self.ranked}
+        return {name: float(v[~np.isnan(v)].mean()) if (~np.isnan(v)).any() else 0.0 for name, v in found.items()}
+
+    def estimate(self, method: str) -> Estimate:
+        """Mean NDCG@10 of a method and its interval."""
+        return estimate(self.per_user[method])
+
+    def difference(self, one: str, other: str) -> Estimate:
+        """Mean difference in NDCG@10 of two methods, paired over users."""
+        return difference(self.per_user[one], self.per_user[other])
 
     def error_of_difference(self, one: str, other: str) -> float:
         """Standard error of the mean difference of two methods, over users (paired)."""
-        difference = self.per_user[one] - self.per_user[other]
-        difference = difference[~np.isnan(difference)]
-        return float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 1 else 0.0
+        return self.difference(one, other).error
 
 
 def evaluate(trained: Trained, builder: Builder) -> Evaluation:
-    """Rank every test session by the model and by the baselines."""
-    questions = trained.split.test(builder)
-    methods: dict[str, Scorer] = {
-        "pocketrank": _model(trained.model),
-        "memory_alone": _model(trained.memory_alone),
-        "own_frequency": _own_frequency(builder, trained),
-        "popularity": _popularity(trained),
-    }
-    found: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in methods}
-    done = 0
-    for batch in batches(builder, questions):
-        targets = batch.target_question.numpy(), batch.target_row.numpy()
-        for name, method in methods.items():
-            scores = rankable(torch.from_numpy(method(batch, questions.segment[done : done + len(batch)])), batch)
-            found[name].append(ndcg(scores.numpy(), *targets))
-        done += len(batch)
-    values = {name: np.concatenate(parts or [np.zeros(0)]) for name, parts in found.items()}
-    return Evaluation(len(questions.segment), values)
+    """Ask what the split kept for it, of the model and of all baselines."""
+    return rank(trained.split.test(builder), {name: make(trained) for name, make in SCORERS.items()})
 
 
-def _model(model: Model) -> Scorer:
-    def scores(batch: Batch, _: Index) -> npt.NDArray[np.float32]:
-        with torch.no_grad():
-            return batch_scores(model, batch).numpy()
+def rank(
+    asked: Asked,
+    scorers: Mapping[str, Scorer],
+    *,
+    view: View | None = None,
+    what: str = "evaluate",
+    at_once: int = AT_ONCE,
+) -> Evaluation:
+    """Answer questions.
 
-    return scores
-
-
-def _own_frequency(builder: Builder, trained: Trained) -> Scorer:
-    """How often the user had the item before, all of the past; ties by popularity."""
-    history, items = builder.history, len(trained.vocabulary.items)
-    tie = trained.vocabulary.counts / (trained.vocabulary.counts.sum() + 1)
-
-    def scores(_: Batch, segment: Index) -> npt.NDArray[np.float32]:
-        found = np.tile(tie, (len(segment), 1))
-        for place, number in enumerate(segment):
-            begin = history.user_first_event[history.segment_user[number]]
-            rows = history.events.rows[begin : history.segments.first[number]]
-            found[place] += np.bincount(rows[rows >= 0], minlength=items)
-        return found.astype(np.float32)
-
-    return scores
-
-
-def _popularity(trained: Trained) -> Scorer:
-    def scores(batch: Batch, _: Index) -> npt.NDArray[np.float32]:
-        return np.tile(trained.vocabulary.counts.astype(np.float32), (len(batch), 1))
-
-    return scores
+    Args:
+        asked: Q questions.
+        scorers: methods by name.
+        view: what a method gets to see instead: the same questions with less of a past. Given some questions, as many.
+        what: is being done, for the progress bar.
+        at_once: questions answered together.
+    """
+    found: dict[str, list[Ranked]] = {name: [] for name in scorers}
+    wanted: list[tuple[int, Pairs]] = []
+    parts = list(asked.parts(at_once))
+    for number, part in enumerate(progress(parts, len(parts), what, f"x {at_once} questions")):
+        seen = part if view is None else view(part)
+        batch = seen.batch()
+        left_out = part.left_out()  # not of `seen`: a shorter past does not bring items back
+        targets = without(targets_of(batch), left_out, len(asked.history.vocabulary.items))
+        wanted.append((number * at_once, targets))
+        for name, scorer in scorers.items():
+            found[name].append(ranked(scorer(batch, seen), targets, K, left_out))
+    nothing = np.zeros(0, np.int64)
+    return Evaluation(
+        asked,
+        (
+            np.concatenate([nothing, *(begin + question for begin, (question, _) in wanted)]),
+            np.concatenate([nothing, *(row for _, (_, row) in wanted)]),
+        ),
+        {name: Ranked.joined(parts, K) for name, parts in found.items()},
+    )

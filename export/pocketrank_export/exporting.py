@@ -110,10 +110,24 @@ def _write_manifest(folder: Path, trained: Trained, quality: Mapping[str, Any], 
         for path in sorted(folder.iterdir())
         if path.name != "manifest.json"
     }
-    manifest = Manifest(
+    model_id, encoder_id = _digest(hashes.values()), _digest(hashes[name] for name in ENCODER_FILES)
+    manifest = manifest_of(trained, model_id, encoder_id, hashes, quality, parity)
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+
+
+def manifest_of(
+    trained: Trained,
+    model_id: str,
+    encoder_id: str,
+    files: Mapping[str, Mapping[str, Any]],
+    quality: Mapping[str, Any],
+    parity: Mapping[str, Any],
+) -> Manifest:
+    """What a bundle says of a model; arguments are fields of `Manifest`."""
+    return Manifest(
         format=FORMAT,
-        model_id=_digest(hashes.values()),
-        encoder_id=_digest(hashes[name] for name in ENCODER_FILES),
+        model_id=model_id,
+        encoder_id=encoder_id,
         least_runtime=LEAST_RUNTIME,
         sizes=dataclasses.asdict(trained.sizes),
         behaviors=trained.vocabulary.behaviors,
@@ -123,11 +137,10 @@ def _write_manifest(folder: Path, trained: Trained, quality: Mapping[str, Any], 
         lateness_s=trained.lateness_s,
         fusion=trained.config.fusion,
         memory_half_life_s=trained.half_life_s,
-        files=hashes,
+        files=files,
         quality=quality,
         parity=parity,
     )
-    (folder / "manifest.json").write_bytes(manifest.to_bytes())
 
 
 def _digest(hashes: Any) -> str:

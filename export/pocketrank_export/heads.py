@@ -14,12 +14,13 @@ from torch import Tensor
 
 from pocketrank.errors import BadEvents
 from pocketrank.quantise import FloatArray
+from pocketrank_export.asked import targets_of
 from pocketrank_export.examples import Batch
 from pocketrank_export.history import History, Index
 from pocketrank_export.losses import log_chance, sampled_loss, softmax_loss, target_scores
-from pocketrank_export.metrics import auc, ndcg
+from pocketrank_export.metrics import auc, ranked
 from pocketrank_export.model import Model
-from pocketrank_export.scoring import batch_scores, batch_states, rankable
+from pocketrank_export.scoring import batch_scores, batch_states
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 
 PRIOR = 10.0  # events of the mean item that an item's own are added to, before its bias is worked out
@@ -68,8 +69,8 @@ class NextItem(Head):
         """Mean NDCG@10 of the questions that have a target; 0 where there are none."""
         found = [np.zeros(0)]
         for batch in batches:
-            scores = rankable(batch_scores(model, batch), batch)
-            found.append(ndcg(scores.numpy(), batch.target_question.numpy(), batch.target_row.numpy()))
+            seen = batch.seen_question.numpy(), batch.seen_row.numpy()
+            found.append(ranked(batch_scores(model, batch).numpy(), targets_of(batch), 10, seen).ndcg())
         values = np.concatenate(found)
         values = values[~np.isnan(values)]
         return float(values.mean()) if len(values) else 0.0

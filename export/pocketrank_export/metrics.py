@@ -1,47 +1,146 @@
-"""Ranking metrics over a full catalogue."""
+"""Ranking metrics over a full catalogue, all of them from one computation of the best k.
 
+An example may have several targets, all of equal worth: the items of a basket. Places, not scores, are what is kept
+of a ranking, so coverage and popularity of what was recommended come from the same pass.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pocketrank.groups import nth
 
-def ndcg(
-    scores: npt.NDArray[np.float32],
-    target_example: npt.NDArray[np.int64],
-    target_row: npt.NDArray[np.int64],
-    k: int = 10,
-) -> npt.NDArray[np.float64]:
-    """Normalised discounted cumulative gain at k, every target of equal worth.
+Index = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+FloatArray64 = npt.NDArray[np.float64]
+CROWD = 8  # times k
+Pairs = tuple[Index, Index]  # example and vocabulary row of each, (G,) both
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """The best k items of B examples, and which of them are targets.
+
+    Every metric is (B,) float64, NaN for an example without targets.
+
+    Attributes:
+        rows: (B, k) int64 vocabulary rows, best first; -1 where fewer items are left.
+        hit: (B, k) bool.
+        targets: (B,) int64 how many targets there are.
+    """
+
+    rows: Index
+    hit: npt.NDArray[np.bool_]
+    targets: Index
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Ranked]", k: int = 10) -> "Ranked":
+        """All of them, one after the other; none where there are no parts."""
+        nothing = cls(np.zeros((0, k), np.int64), np.zeros((0, k), bool), np.zeros(0, np.int64))
+        parts = parts or [nothing]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "hit", "targets")))
+
+    def ndcg(self) -> FloatArray64:
+        """Normalised discounted cumulative gain.
+
+        Source: Järvelin and Kekäläinen, ACM TOIS 20(4), 2002.
+        """
+        k = self.rows.shape[1]
+        discount = 1.0 / np.log2(np.arange(k) + 2)
+        ideal = np.concatenate([[np.nan], np.cumsum(discount)])[np.minimum(self.targets, k)]
+        found: FloatArray64 = (self.hit * discount).sum(axis=1) / ideal
+        return found
+
+    def recall(self) -> FloatArray64:
+        """Share of the targets that are among the best k; of more than k targets not all can be."""
+        return self._known(self.hit.sum(axis=1) / np.maximum(self.targets, 1))
+
+    def hit_rate(self) -> FloatArray64:
+        """1 where any target is among the best k."""
+        return self._known(self.hit.max(axis=1, initial=False))
+
+    def reciprocal_rank(self) -> FloatArray64:
+        """1 / place of the first target, 0 where none is among the best k."""
+        return self._known(self.hit.any(axis=1) / (self.hit.argmax(axis=1) + 1))
+
+    def _known(self, values: npt.NDArray[np.generic]) -> FloatArray64:
+        return np.where(self.targets > 0, values, np.nan).astype(np.float64)
+
+
+METRICS: dict[str, Callable[[Ranked], FloatArray64]] = {
+    "ndcg": Ranked.ndcg,
+    "hr": Ranked.hit_rate,
+    "recall": Ranked.recall,
+    "mrr": Ranked.reciprocal_rank,
+}
+
+
+def ranked(scores: FloatArray, targets: Pairs, k: int = 10, left_out: Pairs | None = None) -> Ranked:
+    """Rank the whole catalogue.
 
     Args:
         scores: (B, I); equal scores rank by row, as on the device.
-        target_example: (G,) example of each target.
-        target_row: (G,) its item.
+        targets: what is to be found; a pair given twice counts once.
         k: places counted.
+        left_out: items that an example cannot be recommended, such as films it has seen. They are no targets, either.
+    """
+    examples, items = scores.shape
+    example, row = without(targets, left_out, items)
+    rows = top_rows(scores, k, left_out)
+    hit = np.isin(np.arange(examples)[:, None] * items + rows, example * items + row) & (rows >= 0)
+    return Ranked(rows, hit, np.bincount(example, minlength=examples))
+
+
+def without(pairs: Pairs, others: Pairs | None, items: int) -> Pairs:
+    """The distinct pairs, ascending, that are not among the others; rows count from 0 to `items` - 1."""
+    left = np.unique(pairs[0] * items + pairs[1])
+    if others is not None:
+        left = left[~np.isin(left, others[0] * items + others[1])]
+    return left // items, left % items
+
+
+def ndcg(scores: FloatArray, target_example: Index, target_row: Index, k: int = 10) -> FloatArray64:
+    """(B,) NDCG@k of (B, I) scores against (G,) targets; see `ranked`."""
+    return ranked(scores, (target_example, target_row), k).ndcg()
+
+
+def top_rows(scores: FloatArray, k: int, left_out: Pairs | None = None) -> Index:
+    """The best items of each example, without sorting the rest.
+
+    Args:
+        scores: (B, I).
+        k: how many.
+        left_out: pairs of example and row that cannot be among them.
 
     Returns:
-        (B,) in 0..1; NaN for an example without targets.
-
-    Source: Järvelin and Kekäläinen, ACM TOIS 20(4), 2002.
+        (B, min(k, I)) int64, equal scores by row; -1 where fewer are left.
     """
-    examples = len(scores)
-    top = top_rows(scores, k)
-    relevant = np.zeros(scores.shape, bool)
-    relevant[target_example, target_row] = True
-    discount = 1.0 / np.log2(np.arange(top.shape[1]) + 2)
-    gain = (np.take_along_axis(relevant, top, axis=1) * discount).sum(axis=1)
-    targets = np.bincount(target_example, minlength=examples)
-    ideal = np.concatenate([[np.nan], np.cumsum(discount)])[np.minimum(targets, top.shape[1])]
-    found: npt.NDArray[np.float64] = gain / ideal
-    return found
-
-
-def top_rows(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
-    """(B, k) best items, equal scores by row."""
     k = min(k, scores.shape[1])
-    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return rows.astype(np.int64)
+    cost = -scores
+    if left_out is not None:
+        cost[left_out] = np.inf
+    least = np.partition(cost, k - 1, axis=1)[:, k - 1, None]
+    # At least k an example, more where several are equal to the k-th; a NaN is no better than any, and sorts last.
+    kept = ~(cost > least)
+    crowded = kept.sum(axis=1) > CROWD * k  # so many equals that a sort of the whole, which likes them, is faster
+    best = np.empty((len(scores), k), np.int64)
+    best[crowded] = np.argsort(cost[crowded], axis=1, kind="stable")[:, :k]
+    kept[crowded] = False
+    example, row = np.nonzero(kept)
+    order = np.lexsort((cost[example, row], example))  # stable, and rows ascend: equal ones stay by row
+    example, row = example[order], row[order]
+    best[~crowded] = row[nth(example) < k].reshape(-1, k)
+    if left_out is not None:
+        items = scores.shape[1]
+        gone = np.isin(np.arange(len(scores))[:, None] * items + best, left_out[0] * items + left_out[1])
+        best = np.where(gone, -1, best)
+    return best
 
 
 def auc(scores: npt.NDArray[np.floating[Any]], positive: npt.NDArray[np.floating[Any]]) -> float:

@@ -18,13 +18,14 @@ from pocketrank.bundle import Bundle, Items
 from pocketrank.config import FILE_NAME, Project
 from pocketrank.errors import BadConfig, BadInput, BundleMismatch
 from pocketrank.times import from_us
+from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Builder
 from pocketrank_export.exporting import item_table
 from pocketrank_export.heads import head_of
 from pocketrank_export.model import Model
 from pocketrank_export.runs import builder_of, checkpoints_of
 from pocketrank_export.settings import ModelConfig, TrainingConfig
-from pocketrank_export.split import Questions, Split
+from pocketrank_export.split import Split
 from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
@@ -79,7 +80,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
     sessions = _validation(file, builder, old.split)
     torch.manual_seed(training.seed)
     model, goes_on = _started(old, config)
-    before = quality(old.model, head, builder, sessions) if goes_on else None
+    before = quality(old.model, head, sessions) if goes_on else None
     checkpoints = checkpoints_of(project, config, training, _digest(file), _digest(project.model_dir / WEIGHTS))
     after = fit(model, head, builder, old.split, training, checkpoints, progress=progress)
     examples = len(builder.source.examples)
@@ -88,7 +89,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
         model=model.eval(),
         config=config,
         training=training,
-        validation={"memory_alone": quality(old.memory_alone, head, builder, sessions), "pocketrank": after},
+        validation={"memory_alone": quality(old.memory_alone, head, sessions), "pocketrank": after},
         training_set={"encoder_id": found.encoder_id, "sync_delay_s": found.sync_delay_s, "examples": examples},
     )
     is_better = before is None or after > float(np.float32(before))  # training keeps its best in float32
@@ -131,14 +132,14 @@ def given(project: Project, trained: Trained, found: TrainingSet) -> Builder:
     return dataclasses.replace(builder, given=source)
 
 
-def _validation(file: Path, builder: Builder, split: Split) -> Questions:
+def _validation(file: Path, builder: Builder, split: Split) -> Asked:
     """The sessions that choose the best round, with something before them to train on."""
     start = builder.history.segment_start_us[builder.source.examples]
     begin, end = from_us(split.validation_us).isoformat(), from_us(split.until_us).isoformat()
     if not (start < split.validation_us).any():
         raise BadInput(f"{file}: no example before {begin}, where validation begins; {MORE}")
     sessions = split.validation(builder)
-    if not len(sessions.segment):
+    if not len(sessions):
         raise BadInput(f"{file}: no example from {begin} to {end}, which choose the best round; {MORE}")
     return sessions
 

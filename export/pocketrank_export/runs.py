@@ -64,7 +64,7 @@ def train(project: Project, *, progress: bool, init_from: Path | None = None) ->
     if config.memory:
         before = fit(alone, head, builder, split, training, checkpoints / "memory_alone", progress=progress)
     else:  # nothing to train: popularity it is
-        before = quality(alone, head, builder, split.validation(builder))
+        before = quality(alone, head, split.validation(builder))
     has_items = bool(taken.get("items"))  # other items' vectors would be of another space
     _start_from(model, alone, None if has_items else item_vectors(history, train_end, config.width, training.seed))
     after = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)

@@ -57,11 +57,6 @@ def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:
     return scores
 
 
-def rankable(scores: Tensor, batch: Batch) -> Tensor:
-    """(Q, I) scores with those items last that are out of the question."""
-    return scores.index_put((batch.seen_question, batch.seen_row), scores.new_tensor(-torch.inf))
-
-
 def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 4) -> Tensor:
     """(N, K, D) encoded segments; ones of like length go together, so that little padding is computed.
 

@@ -1,34 +1,16 @@
 """Which questions train, validate and test: by time, as phones would meet them, or each user's last ones."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pocketrank.groups import nth
-from pocketrank_export.examples import Batch, Builder
+from pocketrank.groups import BoolArray, nth
+from pocketrank_export.asked import Asked
+from pocketrank_export.examples import Builder
 from pocketrank_export.history import History, Index
 from pocketrank_export.settings import TrainingConfig
 
 AHEAD_US = np.iinfo(np.int64).max
-
-
-class Questions(NamedTuple):
-    """What is asked of a model; the arguments of `Builder.batch`.
-
-    Attributes:
-        segment, live: (Q,) in which segment, and after how many of its events.
-        target_end: (Q,) index after the last target event.
-    """
-
-    segment: Index
-    live: Index
-    target_end: Index
-
-    def part(self, which: Index | slice) -> "Questions":
-        """Some of them."""
-        return Questions(*(column[which] for column in self))
 
 
 @dataclass(frozen=True)
@@ -66,58 +48,46 @@ class Split:
         if self.by == "time":
             late = history.segment_start_us >= self.validation_us
             first = np.append(history.segments.first, len(history.user))
-            begun = (
-                np.add.reduceat((~late).astype(np.int64), history.user_first_segment[:-1])
-                + history.user_first_segment[:-1]
-            )
-            return first[begun]
-        kept = self._kept_for(history, self.last)
-        return np.where(kept.segment >= 0, self._at(history, kept), history.user_first_event[1:])
+            begin = history.user_first_segment[:-1]
+            return first[begin + np.add.reduceat((~late).astype(np.int64), begin)]
+        has_one, at, _ = self._back(history, self.last)
+        return np.where(has_one, at, history.user_first_event[1:])
 
-    def validation(self, builder: Builder) -> Questions:
+    def validation(self, builder: Builder) -> Asked:
         """The questions that choose the best round."""
         if self.by == "time":
             return self._after(builder, self.validation_us, self.until_us)
-        return self._existing(builder, self._kept_for(builder.history, self.last))
+        return self._last(builder, self.last)
 
-    def test(self, builder: Builder) -> Questions:
-        """The questions that are evaluated, the oldest of a user first."""
+    def test(self, builder: Builder) -> Asked:
+        """The questions that are evaluated; those of a user in the order of time."""
         if self.by == "time":
             return self._after(builder, self.until_us, AHEAD_US)
-        kept = [self._existing(builder, self._kept_for(builder.history, back)) for back in range(self.last)]
-        joined = Questions(*(np.concatenate(columns) for columns in zip(*kept, strict=True)))
-        return joined.part(np.lexsort((joined.live, joined.segment)))
+        return joined([self._last(builder, back) for back in reversed(range(self.last))])
 
-    def _after(self, builder: Builder, begin_us: int, end_us: int) -> Questions:
+    def _after(self, builder: Builder, begin_us: int, end_us: int) -> Asked:
         if self.target == "every":
             return events_after(builder, begin_us, end_us)
-        sessions = first_after(builder, begin_us, end_us)
-        if self.target == "session":
-            return sessions
-        return sessions._replace(target_end=builder.history.segments.first[sessions.segment] + 1)
+        found = first_after(builder, begin_us, end_us)
+        return found if self.target == "session" else replace(found, target_end=found.asked_at + 1)
 
-    @staticmethod
-    def _at(history: History, questions: Questions) -> Index:
-        """(Q,) event that each question is asked before."""
-        return history.segments.first[questions.segment] + questions.live
+    def _last(self, builder: Builder, back: int) -> Asked:
+        """Of each user with enough of a past, the session or event with `back` later ones."""
+        has_one, at, end = self._back(builder.history, back)
+        asked = asked_before(builder, at[has_one], end[has_one])
+        return asked.part(np.flatnonzero(np.isin(asked.segment, builder.source.examples)))
 
-    def _kept_for(self, history: History, back: int) -> Questions:
-        """(U,) each user's session or event with `back` later ones; segment -1 where there is nothing to train on."""
+    def _back(self, history: History, back: int) -> tuple[BoolArray, Index, Index]:
+        """(U,) who has it and something to train on, (U,) its first event, and (U,) the event after it."""
         if self.target != "session":
             at = history.user_first_event[1:] - 1 - back
-            enough = at - (self.last - back) > history.user_first_event[:-1]
-            segment = np.searchsorted(history.segments.first, at, side="right") - 1
-            return Questions(np.where(enough, segment, -1), at - history.segments.first[segment], at + 1)
+            return at - (self.last - back) > history.user_first_event[:-1], at, at + 1
         begins, end = sessions(history)
         first = np.searchsorted(history.segment_user[begins], np.arange(len(history.users) + 1))
-        at = first[1:] - 1 - back
-        enough = at - (self.last - back) > first[:-1]
-        at = np.maximum(at, 0)
-        return Questions(np.where(enough, begins[at], -1), np.zeros(len(at), np.int64), end[at])
-
-    @staticmethod
-    def _existing(builder: Builder, questions: Questions) -> Questions:
-        return questions.part(np.flatnonzero(np.isin(questions.segment, builder.source.examples)))
+        which = first[1:] - 1 - back
+        has_one = which - (self.last - back) > first[:-1]
+        which = np.maximum(which, 0)
+        return has_one, history.segments.first[begins[which]], end[which]
 
 
 def sessions(history: History) -> tuple[Index, Index]:
@@ -130,7 +100,20 @@ def sessions(history: History) -> tuple[Index, Index]:
     return begins, history.segments.end[np.append(begins[1:], len(history.segments)) - 1]
 
 
-def first_after(builder: Builder, begin_us: int, end_us: int) -> Questions:
+def asked_before(builder: Builder, event: Index, target_end: Index) -> Asked:
+    """Questions asked right before some events.
+
+    Args:
+        builder: of the log.
+        event: (Q,) indices of events.
+        target_end: (Q,) index after the last target event.
+    """
+    first = builder.history.segments.first
+    segment = np.searchsorted(first, event, side="right") - 1
+    return Asked(builder, segment, event - first[segment], target_end)
+
+
+def first_after(builder: Builder, begin_us: int, end_us: int) -> Asked:
     """Each user's first session that starts in [begin, end), of those that are examples and not the user's first."""
     history = builder.history
     begins, end = sessions(history)
@@ -139,20 +122,20 @@ def first_after(builder: Builder, begin_us: int, end_us: int) -> Questions:
     candidate = np.flatnonzero(some & (start >= begin_us) & (start < end_us))
     _, first = np.unique(history.segment_user[begins[candidate]], return_index=True)
     chosen = candidate[first]
-    return Questions(begins[chosen], np.zeros(len(chosen), np.int64), end[chosen])
+    return Asked(builder, begins[chosen], np.zeros(len(chosen), np.int64), end[chosen])
 
 
-def events_after(builder: Builder, begin_us: int, end_us: int) -> Questions:
+def events_after(builder: Builder, begin_us: int, end_us: int) -> Asked:
     """Every event in [begin, end) of users with a past, asked before it came."""
     history = builder.history
     time_us = history.events.time_us
     later = (time_us >= begin_us) & (time_us < end_us) & (history.events.rows >= 0)
     at = np.flatnonzero(later & (np.arange(len(time_us)) > history.user_first_event[history.user]))
-    segment = np.searchsorted(history.segments.first, at, side="right") - 1
-    return Questions(segment, at - history.segments.first[segment], at + 1)
+    return asked_before(builder, at, at + 1)
 
 
-def batches(builder: Builder, questions: Questions, size: int = 256) -> Iterator[Batch]:
-    """Evaluation batches."""
-    for begin in range(0, len(questions.segment), size):
-        yield builder.batch(*questions.part(slice(begin, begin + size)))
+def joined(parts: list[Asked]) -> Asked:
+    """Questions about one log, in the order of their moments."""
+    segment, live, end = (np.concatenate([getattr(p, n) for p in parts]) for n in ("segment", "live", "target_end"))
+    order = np.lexsort((live, segment))
+    return Asked(parts[0].builder, segment[order], live[order], end[order])

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from pocketrank.groups import begins, spread, starts
+from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import Index, cut_by_count
 from pocketrank_export.settings import TrainingConfig
-from pocketrank_export.split import Questions, Split
+from pocketrank_export.split import Split
 
 LIVE_AT_MOST = (0, 0, 0, 0, 0, 0, 8, 64)  # live events of a step's examples; mostly none, as when a session begins
 
@@ -39,24 +40,24 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
         random = np.random.default_rng((self.config.seed, self.round))
         for builder, segment in islice(self._segments(self.round * len(self)), len(self)):
             ask = self.sessions if self.target == "session" else self.events
-            yield builder.batch(*ask(builder, segment, random))
+            yield ask(builder, segment, random).batch()
         self.round += 1
 
-    def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Questions:
+    def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
         """Each segment asked once, after some of its events, mostly none, for all the rest of it."""
         cut = builder.history.segments
         size = cut.end[segment] - cut.first[segment]
         most = random.choice(LIVE_AT_MOST)  # one limit a step, so that most steps are short
-        return Questions(segment, random.integers(0, np.minimum(size, most + 1)), cut.end[segment])
+        return Asked(builder, segment, random.integers(0, np.minimum(size, most + 1)), cut.end[segment])
 
-    def events(self, builder: Builder, segment: Index, _: np.random.Generator) -> Questions:
+    def events(self, builder: Builder, segment: Index, _: np.random.Generator) -> Asked:
         """Each event asked for by itself, before it came."""
         cut, history = builder.history.segments, builder.history
         end = np.minimum(cut.end[segment], self.train_end[history.segment_user[segment]])
         which, event = spread(cut.first[segment], end)
         known = history.events.rows[event] >= 0
         which, event = which[known], event[known]
-        return Questions(segment[which], event - cut.first[segment[which]], event + 1)
+        return Asked(builder, segment[which], event - cut.first[segment[which]], event + 1)
 
     def _segments(self, skip: int) -> Iterator[tuple[Builder, Index]]:
         """The segments of step after step, for ever, from the `skip`-th on; each pass cuts users elsewhere."""

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from pocketrank.errors import is_interrupt
+from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.heads import Head
 from pocketrank_export.model import Model
 from pocketrank_export.settings import TrainingConfig
-from pocketrank_export.split import Questions, Split, batches
+from pocketrank_export.split import Split
 from pocketrank_export.steps import Steps
 
 with warnings.catch_warnings():
@@ -69,11 +70,11 @@ class Fit(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def quality(model: Model, head: Head, builder: Builder, questions: Questions) -> float:
+def quality(model: Model, head: Head, asked: Asked) -> float:
     """The head's metric of a model on some questions."""
     model.eval()
     with torch.no_grad():
-        return head.quality(model, batches(builder, questions))
+        return head.quality(model, (part.batch() for part in asked.parts()))
 
 
 class Bar(Callback):
@@ -113,7 +114,7 @@ def fit(
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
     steps = Steps(builder, split, config)
-    validation: Any = list(batches(builder, split.validation(builder)))
+    validation: Any = [part.batch() for part in split.validation(builder).parts()]
     module = Fit(model, head, config, steps)
     best = ModelCheckpoint(folder, "best", monitor="quality", mode="max", save_last=True, enable_version_counter=False)
     stop = EarlyStopping("quality", mode="max", patience=config.patience)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from pocketrank.segments import FixedCount, SessionGap
+from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Builder
 from pocketrank_export.history import History
 from pocketrank_export.settings import TrainingConfig
-from pocketrank_export.split import Questions, Split, sessions
+from pocketrank_export.split import Split, sessions
 
 from .histories import history_of
 
@@ -21,8 +22,8 @@ def history() -> History:
     return history_of(SessionGap(3600, 8), ITEMS, TIMES_S)
 
 
-def asked_before(history: History, questions: Questions) -> list[int]:
-    return (history.segments.first[questions.segment] + questions.live).tolist()
+def moments(asked: Asked) -> list[int]:
+    return asked.asked_at.tolist()
 
 
 def split_of(history: History, **settings: object) -> Split:
@@ -32,18 +33,18 @@ def split_of(history: History, **settings: object) -> Split:
 def test_the_last_sessions_test_the_one_before_validates_and_only_what_is_before_trains(history: History) -> None:
     split, builder = split_of(history, last=2), Builder(history, 4, 8, 0, 1.0)
     test, validation = split.test(builder), split.validation(builder)
-    assert asked_before(history, test) == [7, 9]  # of user 1, who alone has four sessions
+    assert moments(test) == [7, 9]  # of user 1, who alone has four sessions
     assert test.target_end.tolist() == [9, 10]
-    assert (asked_before(history, validation), validation.target_end.tolist()) == ([6], [7])
+    assert (moments(validation), validation.target_end.tolist()) == ([6], [7])
     assert split.train_end(history).tolist() == [4, 6, 12]
 
 
 def test_the_last_event_tests_the_one_before_validates(history: History) -> None:
     split, builder = split_of(history, target="next"), Builder(history, 4, 8, 0, 1.0)
     test, validation = split.test(builder), split.validation(builder)
-    assert asked_before(history, test) == [3, 9]  # user 2 has nothing left to train on
+    assert moments(test) == [3, 9]  # user 2 has nothing left to train on
     assert test.target_end.tolist() == [4, 10]
-    assert asked_before(history, validation) == [2, 8]
+    assert moments(validation) == [2, 8]
     assert split.train_end(history).tolist() == [2, 8, 12]
 
 
@@ -51,13 +52,13 @@ def test_by_time_each_users_first_session_after_the_moment_is_asked_for(history:
     hour_us = 3_600_000_000
     split = Split("time", "session", hour_us, 2 * hour_us, 1)
     builder = Builder(history, 4, 8, 0, 1.0)
-    assert asked_before(history, split.validation(builder)) == [2, 6]
-    assert asked_before(history, split.test(builder)) == [7]
+    assert moments(split.validation(builder)) == [2, 6]
+    assert moments(split.test(builder)) == [7]
     assert split.train_end(history).tolist() == [2, 6, 12]
     one = Split("time", "next", hour_us, 2 * hour_us, 1).test(builder)
     assert one.target_end.tolist() == [8]
     every = Split("time", "every", hour_us, 2 * hour_us, 1).test(builder)
-    assert asked_before(history, every) == [7, 8, 9]
+    assert moments(every) == [7, 8, 9]
     assert every.live.tolist() == [0, 1, 0]
 
 

@@ -31,7 +31,7 @@ def test_each_event_that_may_be_trained_on_is_asked_for_once_a_pass(by_count: bo
     asked: list[int] = []
     for builder, segment in islice(steps._segments(0), 200):
         questions = steps.events(builder, segment, np.random.default_rng(0))
-        asked += (builder.history.segments.first[questions.segment] + questions.live).tolist()
+        asked += questions.asked_at.tolist()
         if len(asked) >= steps.train_end.sum() - np.sum(steps.builder.history.user_first_event[:-1]):
             break
     begin = steps.builder.history.user_first_event[:-1]

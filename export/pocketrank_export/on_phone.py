@@ -1,0 +1,165 @@
+"""Answer questions as a phone does: a pack that may lag, the events it lacks, and the device's own code on both.
+
+Cutting, encoding, compaction, memory and the graphs' inputs are `pocketrank`'s. The graphs are any engine's, or the
+torch modules they are exported from, so that a model can be asked before it is exported.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pocketrank.bundle import Bundle
+from pocketrank.cache import Observed
+from pocketrank.compaction import Kept
+from pocketrank.encoding import Encoder, Events, closed_segments
+from pocketrank.engines import Graph
+from pocketrank.memory import remembered
+from pocketrank.pack import Pack
+from pocketrank.scoring import score_items
+from pocketrank.segments import MICROSECONDS
+from pocketrank.situation import Situation, situate
+from pocketrank_export.asked import Asked
+from pocketrank_export.examples import Batch
+from pocketrank_export.exporting import item_table, manifest_of
+from pocketrank_export.graphs import OUTPUTS, graph
+from pocketrank_export.metrics import FloatArray
+from pocketrank_export.model import Model
+from pocketrank_export.scorers import Scorer
+from pocketrank_export.trained import Trained
+
+
+class TorchGraph:
+    """A graph run by the framework that trained it."""
+
+    batch = 0
+
+    def __init__(self, model: Model, name: str) -> None:
+        self._graph, self._outputs = graph(model, name), OUTPUTS[name]
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Outputs by name, for inputs by name."""
+        with torch.no_grad():
+            found = self._graph(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+        outputs = found if isinstance(found, tuple) else (found,)
+        return {name: output.numpy() for name, output in zip(self._outputs, outputs, strict=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class Phone:
+    """A bundle, its graphs, and the server that makes packs for it.
+
+    Attributes:
+        bundle: item table and manifest.
+        encoder, state, score: its graphs.
+    """
+
+    bundle: Bundle
+    encoder: Graph
+    state: Graph
+    score: Graph
+
+    @classmethod
+    def of(cls, trained: Trained) -> "Phone":
+        """One that runs a model which need not be exported; the model must have a fusion."""
+        bundle = Bundle(Path(), manifest_of(trained, "", "", {}, {}, {}), item_table(trained))
+        return cls(bundle, *(TorchGraph(trained.model, name) for name in ("encoder", "state", "score")))
+
+    def pack(self, past: Events, now_us: int, missing: int) -> Pack | None:
+        """One user's pack as it was before the newest segments closed.
+
+        Args:
+            past: (E,) the user's events.
+            now_us: what the clock says now.
+            missing: closed segments that it lacks, the newest.
+
+        Returns:
+            The pack; None where no segment is left.
+        """
+        bundle, manifest = self.bundle, self.bundle.manifest
+        cut = bundle.policy.cut(np.zeros(len(past), np.int64), past.time_us, bundle.closing(past.behavior))
+        count = max(int(cut.closed_by(now_us).sum()) - missing, 0)
+        if not count:
+            return None
+        covered = int(cut.end[count - 1])
+        through_us = int(past.time_us[covered - 1])
+        first = 0 if bundle.compaction.remembers else max(count - bundle.sizes.S, 0)
+        server = Encoder(bundle, self.encoder, bundle.sizes.encoder_batch)
+        new = closed_segments(server, past, cut.first[first:count], cut.end[first:count], np.arange(first, count))
+        none = Kept.none(bundle.sizes.K, bundle.sizes.D, bundle.sizes.T, len(manifest.behaviors))
+        starts = np.array([0, 0]), np.array([0, len(new)])
+        kept = bundle.compaction.compact(none, starts[0], new, starts[1], np.array([first])).kept
+        known = past.rows[:covered] >= 0
+        memory = remembered(
+            past.rows[:covered][known], past.time_us[:covered][known] // MICROSECONDS, manifest.memory_half_life_s
+        ).strongest(bundle.sizes.F, through_us // MICROSECONDS, manifest.memory_half_life_s)
+        lookback = bundle.policy.lookback
+        pack = Pack(
+            encoder_id=manifest.encoder_id,
+            version=(0, int(cut.closed_at_us[count - 1])),
+            through=(through_us, int((past.time_us[:covered] == through_us).sum())),
+            vectors=kept.vectors,
+            scales=kept.scales,
+            start_s=kept.start_us // MICROSECONDS,
+            end_s=kept.end_us // MICROSECONDS,
+            weight=kept.weight,
+            n_events=kept.n_events.astype(np.int32),
+            level=kept.level.astype(np.int8),
+            ordinal_first=kept.ordinal_first.astype(np.int32),
+            ordinal_last=kept.ordinal_last.astype(np.int32),
+            top_items=kept.top_items,
+            memory_items=memory.items.astype(np.int32),
+            memory_counts=memory.counts.astype(np.float32),
+            memory_decayed=memory.decayed.astype(np.float32),
+            memory_first_s=memory.first_s,
+            memory_last_s=memory.last_s,
+            recent_us=tuple(past.time_us[max(covered - lookback, 0) : covered].tolist()) if lookback else (),
+        )
+        return Pack.from_bytes(pack.to_bytes(), "a pack")
+
+    def situation(self, past: Events, now_us: int, missing: int) -> Situation:
+        """What the phone knows when its pack lacks the newest segments and it saw their events itself."""
+        pack = self.pack(past, now_us, missing)
+        # Of those that the pack covers only the last ones: which of them it lacks is for the device to tell.
+        begin = 0 if pack is None else int(np.searchsorted(past.time_us, pack.through[0]))
+        observed = self._observed(past.part(slice(begin, None)))
+        return situate(self.bundle, Encoder(self.bundle, self.encoder, batch=1), pack, observed, now_us)
+
+    def scores(self, situation: Situation, now_us: int) -> FloatArray:
+        """(I,) scores of the whole catalogue."""
+        rows, now_s = np.arange(self.bundle.sizes.I), now_us // MICROSECONDS
+        memory = situation.memory.features(rows, now_s, self.bundle.manifest.memory_half_life_s)
+        state = self.state.run(situation.state_inputs(now_us))
+        return score_items(self.bundle, self.score, rows, state["state"][0], state["state_bias"][0], memory)
+
+    def _observed(self, events: Events) -> list[Observed]:
+        ids, names = self.bundle.items.ids, self.bundle.manifest.behaviors
+        unknown = "?"
+        while unknown in self.bundle.items.row:
+            unknown += "?"
+        return [
+            Observed(time_us, ids[row] if row >= 0 else unknown, names[behavior], score)
+            for row, behavior, time_us, score in zip(
+                *(column.tolist() for column in (events.rows, events.behavior, events.time_us, events.score)),
+                strict=True,
+            )
+        ]
+
+
+def by_phone(phone: Phone, missing: int) -> Scorer:
+    """The model on phones whose packs lack the newest `missing` segments, and who saw the events of these."""
+
+    def scores(_: Batch, asked: Asked) -> FloatArray:
+        log, found = asked.history.events, []
+        begin = asked.history.user_first_event[asked.user]
+        for first, at, live in zip(begin, asked.asked_at, asked.live, strict=True):
+            now_us = int(log.time_us[at - 1 if live else at])
+            situation = phone.situation(log.part(slice(first, at)), now_us, missing)
+            found.append(phone.scores(situation, now_us))
+        return np.stack(found)
+
+    return scores

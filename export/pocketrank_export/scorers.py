@@ -1,0 +1,55 @@
+"""What can be compared: the model and the baselines, by name. A scorer gives every item a score for each question."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from pocketrank_export.asked import Asked
+from pocketrank_export.examples import Batch
+from pocketrank_export.metrics import FloatArray
+from pocketrank_export.model import Model
+from pocketrank_export.scoring import batch_scores
+from pocketrank_export.trained import Trained
+
+# Questions as the model reads them, and for what else a method wants of the past -> (Q, I) float32 scores, of which
+# only the order within a question means something. What is not past is not its business.
+Scorer = Callable[[Batch, Asked], FloatArray]
+
+
+def by_model(model: Model) -> Scorer:
+    """A trained model."""
+
+    def scores(batch: Batch, _: Asked) -> FloatArray:
+        with torch.no_grad():
+            found: FloatArray = batch_scores(model, batch).numpy()
+            return found
+
+    return scores
+
+
+def by_own_frequency(trained: Trained) -> Scorer:
+    """How often the user had the item before, all of the past; ties by popularity."""
+    counts = trained.vocabulary.counts
+    tie = counts / (counts.sum() + 1)
+
+    def scores(_: Batch, asked: Asked) -> FloatArray:
+        found = np.tile(tie, (len(asked), 1))
+        np.add.at(found, asked.past(), 1.0)
+        return found.astype(np.float32)
+
+    return scores
+
+
+def by_popularity(trained: Trained) -> Scorer:
+    """How often anybody had it, in training."""
+    counts = trained.vocabulary.counts.astype(np.float32)
+    return lambda _, asked: np.tile(counts, (len(asked), 1))
+
+
+SCORERS: dict[str, Callable[[Trained], Scorer]] = {
+    "pocketrank": lambda trained: by_model(trained.model),
+    "memory_alone": lambda trained: by_model(trained.memory_alone),
+    "own_frequency": by_own_frequency,
+    "popularity": by_popularity,
+}
