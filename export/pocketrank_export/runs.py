@@ -12,6 +12,7 @@ import torch
 
 from pocketrank.config import Project
 from pocketrank.errors import NotReady
+from pocketrank_export.catalogue import Catalogue, catalogue_of
 from pocketrank_export.cooccurrence import item_vectors
 from pocketrank_export.examples import Builder
 from pocketrank_export.history import History, read_history
@@ -29,31 +30,53 @@ def train(project: Project, *, progress: bool) -> Trained:
     Raises:
         NotReady: no events.
         BadConfig: a setting in [model] or [training] is unknown or of the wrong type.
+        BadInput: the items file is damaged, or of other items.
+    """
+    config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
+    policy = project.segments.cutter()
+    share = 1 - training.holdout - training.validation
+    history = read_history(project.events_dir, policy, training.min_count, training.max_items, share)
+    catalogue = catalogue_of(project, config, training, history.vocabulary)
+    checkpoints = checkpoints_of(project, config, training, *filter(None, [catalogue.digest]))
+    trained = train_on(project, history, catalogue, checkpoints, progress=progress)
+    trained.save(project.model_dir)
+    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    return trained
+
+
+def train_on(project: Project, history: History, catalogue: Catalogue, checkpoints: Path, *, progress: bool) -> Trained:
+    """Train on a history, and write nothing but checkpoints.
+
+    Args:
+        project: whose settings to use.
+        history: its vocabulary is `catalogue.known`.
+        catalogue: items of the history, and new ones that the model is to know afterwards.
+        checkpoints: where an interrupted run is gone on from.
+        progress: whether to draw it.
     """
     from pocketrank_export.training import fit  # noqa: PLC0415  (brings Lightning: seconds)
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy = project.segments.cutter()
-    share = 1 - training.holdout - training.validation
-    history = read_history(project.events_dir, policy, training.min_count, training.max_items, share)
     builder = _builder(
         history, policy.max_events, project.segments.slots, project.memory.items, project.memory.half_life_s
     )
     split = Split.of(history.events.time_us, training.holdout, training.validation)
-    checkpoints = checkpoints_of(project, config, training)
     torch.manual_seed(training.seed)
     alone = new_model(memory_only(config), history.vocabulary, policy)
     found = {"memory_alone": fit(alone, builder, split, training, checkpoints / "memory_alone", progress=progress)}
     torch.manual_seed(training.seed)
-    model = new_model(config, history.vocabulary, policy)
+    features = None if config.fusion == "none" else catalogue.trained
+    model = new_model(config, history.vocabulary, policy, features)
+    model.id_dropout = training.id_dropout
     _start_from(model, alone, item_vectors(history, split.validation_us, config.width, training.seed))
     found["pocketrank"] = fit(model, builder, split, training, checkpoints / "model", progress=progress)
-    trained = Trained(
-        model=model.eval(),
-        memory_alone=alone.eval(),
+    return Trained(
+        model=catalogue.whole(model, policy).eval(),
+        memory_alone=catalogue.whole(alone, policy).eval(),
         config=config,
         training=training,
-        vocabulary=history.vocabulary,
+        vocabulary=catalogue.vocabulary,
         policy=policy,
         slots=project.segments.slots,
         compaction=project.segments.compactor(),
@@ -63,10 +86,8 @@ def train(project: Project, *, progress: bool) -> Trained:
         weights={name: float(value) for name, value in project.events.weights.items()},
         split=split,
         validation=found,
+        features=None if features is None else catalogue.features,
     )
-    trained.save(project.model_dir)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
-    return trained
 
 
 def builder_of(project: Project, trained: Trained) -> Builder:
@@ -97,8 +118,7 @@ def _start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | N
         shared |= {name: value for name, value in known.items() if name.startswith("memory")}
     model.load_state_dict(shared, strict=False)
     if vectors is not None:
-        with torch.no_grad():
-            model.items.weight[:-1] = torch.from_numpy(vectors)
+        model.start_items(vectors)
 
 
 def checkpoints_of(project: Project, config: ModelConfig, training: TrainingConfig, *digests: str) -> Path:

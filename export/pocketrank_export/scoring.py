@@ -9,10 +9,11 @@ from pocketrank_export.model import Model
 
 def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:
     """(B, I) scores of a batch; `unknown` is the share of items shown as unknown."""
-    items, bias = model.items.weight[:-1], model.bias
+    bias = model.bias
     scores = bias.expand(len(batch), -1)
     if model.fusion is not None:
-        vectors = model.items.weight
+        vectors = model.item_vectors()
+        items = vectors[:-1]
         if unknown:
             hidden = torch.rand(len(vectors), 1) < unknown
             vectors = torch.where(hidden, vectors[-1:], vectors)

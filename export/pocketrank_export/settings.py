@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pocketrank.errors import BadConfig
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -18,6 +20,8 @@ class ModelConfig:
         dropout: share of values dropped while training.
         memory: whether the item memory adds to the score.
         half_life_s: where the half-life of `time_decay` starts.
+        content: whether what `ingest --items` brought in adds to item vectors, where it did.
+        content_buckets: values of categories and of lists of text are hashed into so many.
     """
 
     fusion: str = "prefix"
@@ -30,6 +34,12 @@ class ModelConfig:
     dropout: float = 0.1
     memory: bool = True
     half_life_s: float = 30 * 86400.0
+    content: bool = True
+    content_buckets: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.content_buckets < 1:
+            raise BadConfig(f"content_buckets: found {self.content_buckets}, wanted 1 or more")
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,9 @@ class TrainingConfig:
         min_count: events an item needs to be in the vocabulary.
         max_items: items in the vocabulary at most.
         unknown: share of items shown as unknown, so that their vector is trained.
+        id_dropout: share of items shown by their content alone, so that it is good enough for new ones.
+        new_items: whether items that the events lack, or have fewer than min_count times, are in the vocabulary for
+            their content, after all others.
         seed: of everything random.
     """
 
@@ -64,4 +77,10 @@ class TrainingConfig:
     min_count: int = 5
     max_items: int = 50_000
     unknown: float = 0.01
+    id_dropout: float = 0.1
+    new_items: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.id_dropout < 1:
+            raise BadConfig(f"id_dropout: found {self.id_dropout!r}, wanted 0 or more, and below 1")

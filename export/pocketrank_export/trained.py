@@ -18,6 +18,7 @@ from pocketrank.bundle import Sizes
 from pocketrank.config import parse
 from pocketrank.errors import NotReady
 from pocketrank.segments import Policy, policy_from, policy_settings
+from pocketrank_export.features import Features
 from pocketrank_export.history import Vocabulary
 from pocketrank_export.model import Model
 from pocketrank_export.settings import ModelConfig, TrainingConfig
@@ -46,6 +47,7 @@ class Trained:
         split: where validation and test begin.
         validation: NDCG@10 on the validation sessions, of the model and of the memory alone.
         training_set: what fusion and memory were fitted on last, where that was a training set.
+        features: what content is made of, item by item of the vocabulary; None for a model without.
     """
 
     model: Model
@@ -63,6 +65,7 @@ class Trained:
     split: Split
     validation: dict[str, float]
     training_set: dict[str, Any] = dataclasses.field(default_factory=dict)
+    features: Features | None = None
 
     @property
     def sizes(self) -> Sizes:
@@ -83,6 +86,8 @@ class Trained:
     def save(self, folder: Path) -> None:
         """Write the folder, whole or not at all; what an earlier run left in it goes away."""
         arrays: tensors.Tensors = {"counts": self.vocabulary.counts.astype(np.int64)}
+        if self.features is not None:
+            arrays |= self.features.arrays()
         for prefix, model in (("model", self.model), ("memory_alone", self.memory_alone)):
             for name, value in model.state_dict().items():
                 arrays[f"{prefix}.{name}"] = value.detach().cpu().numpy()
@@ -121,9 +126,10 @@ class Trained:
         config = parse(ModelConfig, facts["model"], f"{path} model")
         policy = policy_from(facts["policy"])
         vocabulary = Vocabulary(facts["items"], facts["behaviors"], arrays["counts"])
+        features = Features.of_arrays(arrays)
         made = [
-            _loaded(new_model(chosen, vocabulary, policy), arrays, prefix)
-            for chosen, prefix in ((config, "model"), (memory_only(config), "memory_alone"))
+            _loaded(new_model(chosen, vocabulary, policy, known), arrays, prefix)
+            for chosen, prefix, known in ((config, "model", features), (memory_only(config), "memory_alone", None))
         ]
         return cls(
             model=made[0],
@@ -135,6 +141,7 @@ class Trained:
             split=Split(**facts["split"]),
             compaction=facts.get("compaction", {"kind": "ring"}),  # what was trained before there were others
             training_set=facts.get("training_set", {}),
+            features=features,
             **{
                 name: facts[name]
                 for name in ("slots", "remembered", "half_life_s", "lateness_s", "weights", "validation")
@@ -147,10 +154,10 @@ def memory_only(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, fusion="none", memory=True)
 
 
-def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy) -> Model:
+def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy, features: Features | None = None) -> Model:
     """A model with fresh weights, its item biases at log popularity."""
-    model = Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events)
-    share = vocabulary.counts / vocabulary.counts.sum()
+    model = Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events, features)
+    share = np.maximum(vocabulary.counts, 1) / vocabulary.counts.sum()  # of a new item too the logarithm is finite
     with torch.no_grad():
         model.bias.copy_(torch.log(torch.from_numpy(share)))
     return model
