@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pocketrank.config import FILE_NAME, Project
 from pocketrank.errors import BadConfig
@@ -19,6 +20,8 @@ from pocketrank_export.history import Vocabulary
 from pocketrank_export.model import Model
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.trained import new_model
+
+RIDGE = 10.0  # as many trained items as speak against a difference before it counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +60,39 @@ class Catalogue:
         weights = model.state_dict()
         ids, bias = weights["items.weight"], weights["bias"]
         weights["items.weight"] = torch.cat([ids[:-1], ids.new_zeros(more, ids.shape[1]), ids[-1:]])
-        # As little liked as any: whatever puts a new item before a known one is its content.
-        weights["bias"] = torch.cat([bias, bias.min().expand(more)])
+        weights["bias"] = torch.cat([bias, bias.min().expand(more)])  # what nothing is known of comes last
         grown.load_state_dict(weights)
+        if grown.content is not None:
+            with torch.no_grad():
+                expected = expected_bias(grown.content(), grown.content.known[:, 0], bias)
+                grown.bias[len(bias) :] = torch.where(grown.content.known[len(bias) : -1, 0], expected, bias.min())
         return grown.train(model.training)
+
+
+def expected_bias(content: Tensor, known: Tensor, bias: Tensor) -> Tensor:
+    """What the bias of new items would be, going by their content: a ridge regression over the trained ones.
+
+    The least bias of all would be safe, and useless: no new item would ever come up among the others.
+
+    Args:
+        content: (I + 1, D) vectors of content; the last row is the unknown item.
+        known: (I + 1,) whether an item has content.
+        bias: (J,) of the trained items, which are the first.
+
+    Returns:
+        (I - J,) of the others.
+    """
+    of_trained = content[: len(bias)][known[: len(bias)]]
+    if not len(of_trained):
+        return bias.min().expand(len(content) - 1 - len(bias))
+    wanted = bias[known[: len(bias)]].double()
+    middle = of_trained.double().mean(dim=0)
+    x = of_trained.double() - middle
+    square = x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(square, x.T @ (wanted - wanted.mean()))
+    others = content[len(bias) : -1].double() - middle
+    expected: Tensor = (others @ weights + wanted.mean()).to(bias.dtype)
+    return expected
 
 
 def catalogue_of(project: Project, config: ModelConfig, training: TrainingConfig, known: Vocabulary) -> Catalogue:

@@ -117,7 +117,6 @@ class ItemTable:
             NotReady: there is none.
             BadInput: damaged, or not of that command.
         """
-        import pyarrow as pa  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
 
         if not path.is_file():
@@ -126,11 +125,10 @@ class ItemTable:
             table = pq.read_table(path).combine_chunks()
         except (OSError, ValueError) as error:  # pyarrow's own errors are ValueError and OSError
             raise BadInput(f"{path}: damaged ({str(error).splitlines()[0]}); {AGAIN}") from None
-        kinds = {pa.string(), pa.float32(), pa.list_(pa.string()), pa.list_(pa.float32())}
-        strange = [field.name for field in table.schema if field.name != ID and field.type not in kinds]
+        columns = {name: _whole(table[name]) for name in table.column_names if name != ID}
+        strange = [name for name, column in columns.items() if not _is_usable(column)]
         if ID not in table.column_names or strange:
             raise BadInput(f"{path}: not an items file (columns {', '.join(strange) or 'without item_id'}); {AGAIN}")
-        columns = {name: _whole(table[name]) for name in table.column_names if name != ID}
         return cls(path, table[ID].to_pylist(), columns)
 
     @property
@@ -260,11 +258,19 @@ def _spread(column: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(found > 1e-6 * np.abs(_mean(column)) + 1e-30, found, 1.0)
 
 
-def _holds_text(column: Any) -> bool:
-    import pyarrow as pa  # noqa: PLC0415
+def _is_usable(column: Any) -> bool:
+    import pyarrow.compute as pc  # noqa: PLC0415
 
-    kind = column.type.value_type if pa.types.is_list(column.type) else column.type
-    return bool(pa.types.is_string(kind))
+    if _holds_text(column):
+        return True
+    if hasattr(column, "offsets"):
+        lengths = pc.unique(pc.drop_null(pc.list_value_length(column)))
+        return str(column.type.value_type) == "float" and len(lengths) < 2
+    return str(column.type) == "float"
+
+
+def _holds_text(column: Any) -> bool:
+    return str(column.type.value_type if hasattr(column, "offsets") else column.type) == "string"
 
 
 def _whole(column: Any) -> Any:
