@@ -4,6 +4,7 @@ Whoever bought them did not, as far as the model can see: their events are those
 what users did before. Then content makes their vectors, and the sessions after the split show where they rank.
 """
 
+import contextlib
 import copy
 import dataclasses
 import shutil
@@ -96,6 +97,8 @@ def cold_items(project: Project, *, progress: bool) -> ColdItems:
     trained = train_on(project, hidden, catalogue, checkpoints, progress=progress)
     found = rank_cold(trained, builder_of(project, trained), len(kept), history.vocabulary.counts[held])
     shutil.rmtree(checkpoints, ignore_errors=True)
+    with contextlib.suppress(OSError):  # those of an interrupted `train` may be there, too
+        checkpoints.parent.rmdir()
     return found
 
 
