@@ -41,7 +41,9 @@ def write_log(folder: Path, users: int = 60, sessions: int = 8, item_of: Any = N
             start = session * DAY_US + 1_600_000_000_000_000 + user
             chosen = rng.choice(EACH, 4, replace=False) + user % KINDS * EACH
             for step, item in enumerate(chosen):
-                rows.append((user, ITEMS[item] if item_of is None else item_of(user, item), start + step * 60_000_000))
+                rows.append(
+                    (f"u{user:02}", ITEMS[item] if item_of is None else item_of(user, item), start + step * 60_000_000)
+                )
     columns = list(zip(*rows, strict=True))
     table = pa.table(
         {

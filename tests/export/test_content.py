@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,14 @@ import torch
 
 from pocketrank import Bundle, Ranker, engines
 from pocketrank.cli import main
-from pocketrank_export import exporting
-from pocketrank_export.catalogue import catalogue_of, expected_bias
+from pocketrank_export import exporting, runs
+from pocketrank_export.catalogue import expected_bias
 from pocketrank_export.content import ItemContent
 from pocketrank_export.features import ItemTable
-from pocketrank_export.history import read_history
 from pocketrank_export.model import Model
 from pocketrank_export.runs import builder_of
-from pocketrank_export.settings import ModelConfig, TrainingConfig
-from pocketrank_export.trained import Trained
+from pocketrank_export.settings import ModelConfig
+from pocketrank_export.trained import Trained, new_model
 
 from .catalogues import ITEMS, KINDS, SETTINGS, kind_of, project_in, run, write_items, write_log
 from .test_refit import encoder_id, rows_of, weights, write_set
@@ -108,8 +108,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_log(project.events_dir)
     kinds = [*(f"kind {kind_of(item)}" for item in [*NEW, *ITEMS]), "kind of its own"]
     write_items(project.items_path, [*NEW, *ITEMS, "odd"], kind=kinds)
-    for command in ("train", "export"):
-        assert run(root, command) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "to_tflite", lambda *where: where[-1].touch())  # half a minute, and not in question
+        patch.setattr(engines, "installed", lambda: ["onnx"])
+        for command in ("train", "export"):
+            assert run(root, command) == 0
     return root
 
 
@@ -118,6 +121,8 @@ def test_new_items_follow_the_known_ones_and_have_finite_vectors_and_biases(shop
     assert sorted(trained.vocabulary.items[:60]) == ITEMS
     assert trained.vocabulary.items[60:] == [*NEW, "odd"]
     assert trained.vocabulary.counts[60:].tolist() == [0] * 6
+    fresh = new_model(trained.config, trained.vocabulary, trained.policy, trained.features)
+    assert torch.isfinite(fresh.bias).all()  # the logarithm of no events at all is not
     table = Bundle.open(shop / "bundle").items
     assert np.isfinite(table.bias).all()
     assert table.popularity[60:].tolist() == [0] * 6
@@ -129,7 +134,7 @@ def test_new_items_follow_the_known_ones_and_have_finite_vectors_and_biases(shop
 
 
 def test_a_phone_ranks_new_items_by_the_taste_it_sees_and_takes_events_of_any(shop: Path) -> None:
-    with Ranker.open(shop / "bundle") as ranker:
+    with Ranker.open(shop / "bundle", engine="onnx") as ranker:
         for step in range(4):
             ranker.observe(f"i3-0{step}", "view", at=1_700_000_000 + step)
         hits = ranker.rank(candidates=[*NEW, "nobody knows"], k=9, now=1_700_000_010)
@@ -141,7 +146,7 @@ def test_a_phone_ranks_new_items_by_the_taste_it_sees_and_takes_events_of_any(sh
         scores = [hit.score for hit in ranker.rank(k=66, now=1_700_000_030)]
         assert len(scores) == 66
         assert np.isfinite(scores).all()
-    with Ranker.open(shop / "bundle") as ranker:
+    with Ranker.open(shop / "bundle", engine="onnx") as ranker:
         ranker.observe("nobody knows", "view", at=1_700_000_000)
         assert np.isfinite([hit.score for hit in ranker.rank(k=66, now=1_700_000_010)]).all()
 
@@ -203,14 +208,22 @@ def test_evaluation_and_another_training_take_a_vocabulary_with_new_items(shop: 
     assert (root / "model/weights.safetensors").read_bytes() == (again / "weights.safetensors").read_bytes()
 
 
-def test_another_items_file_is_another_training_run(shop: Path, tmp_path: Path) -> None:
-    project = project_in(shop, WITH_NEW)
-    config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
-    history = read_history(project.events_dir, project.segments.cutter(), 2, 1000, 0.75)
-    found = catalogue_of(project, config, training, history.vocabulary)
-    assert len(found.digest) == 64
-    assert found.trained is not None
-    assert len(found.trained) == 60
+def test_a_run_that_was_stopped_is_not_gone_on_with_when_the_items_are_others(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(shop, tmp_path / "shop"))
+    project = project_in(root, WITH_NEW)
+    places = []
+
+    def stopped(*arguments: Any, **_: Any) -> None:
+        places.append(arguments[3])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "train_on", stopped)
+    for kinds in (["x"] * 60, ["x"] * 60, ["y"] * 60):
+        write_items(project.items_path, ITEMS, kind=kinds)
+        assert run(root, "train") == 130
+    assert places[0] == places[1] != places[2]
 
 
 def test_rare_items_of_the_log_are_new_ones_and_the_vocabulary_keeps_to_its_limit(tmp_path: Path) -> None:
