@@ -45,9 +45,10 @@ def test_nothing_of_an_item_held_out_leaks_into_the_model_that_ranks_it(tmp_path
     write_log(project.events_dir)
     write_items(project.items_path, ITEMS, noise=list(np.random.default_rng(1).normal(size=(len(ITEMS), 40))))
     found = cold_items(project, progress=False)
-    means = found.means("new")
-    ahead = means["content"]["ndcg_10"] - means["no_content"]["ndcg_10"]
-    assert ahead < 3 * found.error_of_difference("new", "content", "no_content") + 0.02
+    assert found.means("new")["content"]["ndcg_10"] < found.means("new")["random"]["ndcg_10"] + 3 * (
+        found.error_of_difference("new", "content", "random")
+    )
+    assert found.means("all")["content"]["ndcg_10"] < 0.15  # trained on, they have more than twice that
 
 
 def test_sessions_are_ranked_as_though_their_users_had_never_met_the_items(
