@@ -116,7 +116,7 @@ def catalogue_of(project: Project, config: ModelConfig, training: TrainingConfig
     table = ItemTable.read(path).checked(known.items, str(project.events_dir))
     room = max(training.max_items - len(known.items), 0) if training.new_items else 0
     there = set(known.items)
-    new = [item for item in table.ids if item not in there][:room]
+    new = [item for item in dict.fromkeys(table.ids) if item not in there][:room]
     vocabulary = with_new(known, new)
     features = table.features(vocabulary.items, len(known.items), config.content_buckets)
     return Catalogue(known, vocabulary, features, table.digest)
