@@ -39,6 +39,13 @@ def test_items_held_out_of_training_rank_by_their_content(found: ColdItems) -> N
         assert ahead > 4 * found.error_of_difference(candidates, "content", "no_content")
 
 
+def test_without_content_new_items_are_all_alike(found: ColdItems) -> None:
+    """Equal scores rank by row, as they do where all have been bought never: in an order drawn by lot."""
+    means = found.means("new")
+    assert means["no_content"] == means["popularity"]
+    assert found.means("all")["no_content"]["hr_10"] == 0
+
+
 def test_nothing_of_an_item_held_out_leaks_into_the_model_that_ranks_it(tmp_path: Path) -> None:
     """Numbers of each item's own say nothing of others: only who trained on its events could make use of them."""
     project = project_in(tmp_path)
