@@ -48,8 +48,11 @@ def _train(arguments: argparse.Namespace) -> Report:
 
     trained = train(project, progress=sys.stderr.isatty(), init_from=arguments.init_from)
     taken = trained.init_from
+    features, new = trained.features, int((trained.vocabulary.counts == 0).sum())
     facts = {
         "items": len(trained.vocabulary.items),
+        **({"with_content": int(features.known.sum())} if features is not None else {}),
+        **({"new_items": new} if new else {}),
         "behaviors": trained.vocabulary.behaviors[1:],
         "fusion": trained.config.fusion,
         **({"init_from": taken} if taken else {}),
@@ -123,6 +126,12 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also what a cache that lags costs, and how new users are served; takes longer",
     )
+    parser.add_argument(
+        "--new-items",
+        action="store_true",
+        help="train one more model, without a tenth of the items, and rank these by their content; the project's own "
+        "model stays",
+    )
 
 
 def _quality_path(project: Project) -> Path:
@@ -137,6 +146,8 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     from pocketrank_export.evaluation import evaluate  # noqa: PLC0415
 
     project = Project.open(arguments.project)
+    if arguments.new_items:
+        return _evaluate_new_items(project, arguments.set)
     lag = {}
     if arguments.set is None:
         trained, builder = _opened(project)
@@ -166,6 +177,41 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         f"95 % interval {ahead.low:+.4f} to {ahead.high:+.4f}"
     )
     return Report(facts, shown, "\n".join(tables), verdict=verdict)
+
+
+def _evaluate_new_items(project: Project, on_set: Path | None) -> Report:
+    from pocketrank_export.cold_items import METRICS, cold_items  # noqa: PLC0415
+
+    if on_set is not None:
+        raise UsageError("--set keeps the model, --new-items trains another; leave one of them out")
+    begin = time.monotonic()
+    found = cold_items(project, progress=sys.stderr.isatty())
+    means = {candidates: found.means(candidates) for candidates in ("all", "new")}
+    error = found.error_of_difference("new", "content", "no_content")
+    facts: dict[str, Any] = {
+        "items_held_out": found.items,
+        "users": found.users,
+        "sessions": found.sessions,
+        "targets": found.targets,
+        "among_all": means["all"],
+        "among_new": means["new"],
+        "error_of_difference_to_no_content": round(error, 4),
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    lines = [f"{'':<14}{f'among {found.trained + found.items:,} items':>18}{f'among {found.items:,} new ones':>22}"]
+    lines.append(f"{'':<14}{'NDCG@10':>10}{'HR@10':>8}{'NDCG@10':>14}{'HR@10':>8}")
+    for method in means["all"]:
+        cells = [f"{means[among][method][metric]:.4f}" for among in ("all", "new") for metric in METRICS]
+        lines.append(f"{method.replace('_', ' '):<14}{cells[0]:>10}{cells[1]:>8}{cells[2]:>14}{cells[3]:>8}")
+    shown = {
+        "items_held_out": f"{found.items:,}   of a model trained for this on the other {found.trained:,}, and not kept",
+        "among_all": "",
+        "among_new": "",
+        "error_of_difference_to_no_content": "",
+    }
+    ahead = means["new"]["content"]["ndcg_10"] - means["new"]["no_content"]["ndcg_10"]
+    verdict = f"among new ones, content - no content = {ahead:+.4f}, standard error {error:.4f}"
+    return Report(facts, shown, "\n".join(lines), verdict=verdict)
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:

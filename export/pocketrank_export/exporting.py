@@ -66,7 +66,7 @@ def write_bundle(trained: Trained, builder: Builder, quality: Mapping[str, Any],
 
 def item_table(trained: Trained) -> Items:
     """The int8 item table that every client reads."""
-    weights = trained.model.items.weight.detach().cpu().numpy()
+    weights = trained.model.item_vectors().detach().cpu().numpy()
     vectors, scales = quantise(weights)
     counts = trained.vocabulary.counts
     return Items(

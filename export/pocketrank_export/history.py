@@ -119,7 +119,7 @@ def read_history(folder: Path, policy: Policy) -> History:
 def with_vocabulary(history: History, vocabulary: Vocabulary) -> History:
     """The same history as somebody counts it who knows only these items and behaviours."""
     events, known = history.events, history.vocabulary
-    rows = _lookup(known.items, vocabulary.items)[events.rows]
+    rows = np.where(events.rows >= 0, _lookup(known.items, vocabulary.items)[events.rows], -1)
     behavior = np.maximum(_lookup(known.behaviors, vocabulary.behaviors), 0)[events.behavior].astype(np.int32)
     return dataclasses.replace(
         history, events=dataclasses.replace(events, rows=rows, behavior=behavior), vocabulary=vocabulary

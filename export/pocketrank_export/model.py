@@ -1,10 +1,14 @@
 """The whole model: item vectors, encoder, fusion, score. Each of its three parts is one graph of the bundle."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from pocketrank.errors import BadConfig
+from pocketrank_export.content import ItemContent
 from pocketrank_export.encoder import encoder_of
+from pocketrank_export.features import Features
 from pocketrank_export.fusion import Fusion, Parts
 from pocketrank_export.late import MaxSim
 from pocketrank_export.layers import DAY_S, squash
@@ -50,18 +54,53 @@ class MemoryTerm(nn.Module):
 
 
 class Model(nn.Module):
-    """Items, encoder, fusion and score; `config` says which."""
+    """Items, encoder, fusion and score; `config` says which.
 
-    def __init__(self, config: ModelConfig, items: int, behaviors: int, length: int, slots: int) -> None:
+    `id_dropout` is the share of items whose id is hidden in a training step, so that content learns to do without.
+    """
+
+    id_dropout = 0.0
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        items: int,
+        behaviors: int,
+        length: int,
+        slots: int,
+        features: Features | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.items = nn.Embedding(items + 1, config.width)  # the last row stands for an unknown item
         nn.init.normal_(self.items.weight, std=config.width**-0.5)
+        self.content = None if features is None else ItemContent(features, config.width, config.content_buckets)
         self.bias = nn.Parameter(torch.zeros(items))
         self.encoder = encoder_of(config, behaviors)
         self.fusion = _fusion(Parts(config, self.encoder, behaviors, length, slots))
         self.memory = MemoryTerm() if config.memory else None
         self.reduce = _reduction(config)
+
+    def item_vectors(self) -> Tensor:
+        """(I + 1, D): what an id says and what its content says, summed; the last row is an unknown item."""
+        vectors: Tensor = self.items.weight
+        if self.content is None:
+            return vectors
+        if self.training and self.id_dropout:
+            hidden = (torch.rand(len(vectors), 1, device=vectors.device) < self.id_dropout) & self.content.known
+            vectors = vectors.masked_fill(hidden, 0.0)
+        with_content: Tensor = vectors + self.content()
+        return with_content
+
+    def start_items(self, vectors: npt.NDArray[np.float32]) -> None:
+        """Start from (I, D) item vectors: content takes what it can explain of them, ids the rest."""
+        found = torch.from_numpy(vectors)
+        if self.content is not None:
+            self.content.fit_to(vectors)
+            with torch.no_grad():
+                found = found - self.content()[:-1]
+        with torch.no_grad():
+            self.items.weight[:-1] = found
 
     def score(self, state: Tensor, state_bias: Tensor, candidates: Tensor, bias: Tensor, memory: Tensor) -> Tensor:
         """Score candidates.

@@ -152,6 +152,8 @@ def freeze(model: Model, names: list[str]) -> None:
         if name not in FREEZABLE:
             raise BadConfig(f"[training] freeze: found {name!r}, wanted any of {', '.join(FREEZABLE)}")
         getattr(model, name).requires_grad_(False)
+        if name == "items" and model.content is not None:
+            model.content.requires_grad_(False)  # a part of item vectors
 
 
 def _said(path: Path, metadata: dict[str, str]) -> dict[str, list[Any]]:

@@ -30,7 +30,7 @@ from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
 # [model] settings that decide what a segment's vectors are, or what is stored with them.
-OF_THE_ENCODER = ("encoder", "width", "vectors", "top_items", "encoder_layers", "heads")
+OF_THE_ENCODER = ("encoder", "width", "vectors", "top_items", "encoder_layers", "heads", "content_buckets")
 # Those that decide whether a fusion can go on from the trained one.
 OF_THE_FUSION = ("fusion", "reduce", "head", "layers", "half_life_s", "memory")
 MORE = "write one with more: pocketrank segment --training-set FILE --examples N"
@@ -146,7 +146,7 @@ def _validation(file: Path, builder: Builder, split: Split) -> Asked:
 
 def _started(old: Trained, config: ModelConfig) -> tuple[Model, bool]:
     """A model with the trained weights, encoder, items and biases frozen; and whether its fusion goes on, too."""
-    model = new_model(config, old.vocabulary, old.policy, old.slots)
+    model = new_model(config, old.vocabulary, old.policy, old.slots, old.features)
     goes_on = all(getattr(config, name) == getattr(old.config, name) for name in OF_THE_FUSION)
     wanted = model.state_dict().keys()
     known = {
@@ -155,7 +155,7 @@ def _started(old: Trained, config: ModelConfig) -> tuple[Model, bool]:
         if name in wanted and (goes_on or not name.startswith("fusion."))
     }
     model.load_state_dict(known, strict=False)
-    for part in (model.items, model.encoder):
+    for part in (model.items, model.encoder, *([model.content] if model.content is not None else [])):
         part.requires_grad_(False)
     model.bias.requires_grad_(False)  # it is in the item table, which the encoder's id covers
     return model, goes_on

@@ -13,6 +13,7 @@ import torch
 from pocketrank.config import Project
 from pocketrank.errors import NotReady
 from pocketrank.segments import FixedCount, Policy
+from pocketrank_export.catalogue import Catalogue, catalogue_of
 from pocketrank_export.cooccurrence import item_vectors
 from pocketrank_export.examples import Builder
 from pocketrank_export.heads import head_of
@@ -30,35 +31,76 @@ def train(project: Project, *, progress: bool, init_from: Path | None = None) ->
     Interrupted, it goes on from the last round when called again with the same events and settings.
 
     Args:
-        project: whose events and settings.
-        progress: whether to draw a bar.
-        init_from: a file with item vectors or an encoder to start from; see `pretrained`.
+        project: its settings and events.
+        progress: whether to draw it.
+        init_from: a safetensors file of item vectors, an encoder, or both, to start from.
 
     Raises:
         NotReady: no events.
         BadConfig: a setting in [model] or [training] is unknown or of the wrong type.
         BadTensors: the file to start from is damaged, or does not fit.
+        BadInput: the items file is damaged, or of other items.
+    """
+    start = None if init_from is None else Pretrained.read(init_from)
+    config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
+    history = training_history(project)
+    catalogue = catalogue_of(project, config, training, history.vocabulary)
+    digests = [catalogue.digest, "" if start is None else start.sha256]
+    checkpoints = checkpoints_of(project, config, training, *filter(None, digests))
+    trained = train_on(project, history, catalogue, checkpoints, progress=progress, start=start)
+    trained.save(project.model_dir)
+    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    return trained
+
+
+def training_history(project: Project) -> History:
+    """A project's events, in the vocabulary of what training may see of them.
+
+    Raises:
+        NotReady, BadEvents: see `read_history` and `vocabulary_of`.
+    """
+    config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
+    log = read_history(project.events_dir, project.segments.cutter())
+    train_end = Split.of(log.events.time_us, training, config.head).train_end(log)
+    known = vocabulary_of(log, train_end, training.min_count, training.max_items, project.events_dir)
+    return with_vocabulary(log, known)
+
+
+def train_on(
+    project: Project,
+    history: History,
+    catalogue: Catalogue,
+    checkpoints: Path,
+    *,
+    progress: bool,
+    start: Pretrained | None = None,
+) -> Trained:
+    """Train on a history, and write nothing but checkpoints.
+
+    Args:
+        project: whose settings to use.
+        history: its vocabulary is `catalogue.known`.
+        catalogue: items of the history, and new ones that the model is to know afterwards.
+        checkpoints: where an interrupted run is gone on from.
+        progress: whether to draw it.
+        start: what to start from, if not afresh.
     """
     from pocketrank_export.training import fit, quality  # noqa: PLC0415  (brings Lightning: seconds)
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
-    policy = project.segments.cutter()
-    start = None if init_from is None else Pretrained.read(init_from)
-    log = read_history(project.events_dir, policy)
-    split = Split.of(log.events.time_us, training, config.head)
-    train_end = split.train_end(log)
-    vocabulary = vocabulary_of(log, train_end, training.min_count, training.max_items, project.events_dir)
-    history = with_vocabulary(log, vocabulary)
-    slots, remembered, half_life_s = project.segments.slots, project.memory.items, project.memory.half_life_s
-    builder = _builder(history, policy, slots, remembered, half_life_s, config, training)
-    head = head_of(config, training, history)
-    checkpoints = checkpoints_of(project, config, training, *([] if start is None else [start.sha256]))
+    policy, slots, remembered = project.segments.cutter(), project.segments.slots, project.memory.items
+    builder = _builder(history, policy, slots, remembered, project.memory.half_life_s, config, training)
+    split = Split.of(history.events.time_us, training, config.head)
+    train_end, head = split.train_end(history), head_of(config, training, history)
+    features = None if config.fusion == "none" else catalogue.trained
     torch.manual_seed(training.seed)
-    model = new_model(config, vocabulary, policy, slots)
+    model = new_model(config, history.vocabulary, policy, slots, features)
+    model.id_dropout = training.id_dropout
     freeze(model, training.freeze)
-    taken = {} if start is None else start.into(model, vocabulary)  # now, so that a bad file stops it at once
+    # Now, so that a bad file stops it at once.
+    taken = {} if start is None else start.into(model, history.vocabulary)
     torch.manual_seed(training.seed)
-    alone = new_model(memory_only(config), vocabulary, policy, slots)
+    alone = new_model(memory_only(config), history.vocabulary, policy, slots)
     with torch.no_grad():
         alone.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
     if config.memory:
@@ -68,26 +110,24 @@ def train(project: Project, *, progress: bool, init_from: Path | None = None) ->
     has_items = bool(taken.get("items"))  # other items' vectors would be of another space
     _start_from(model, alone, None if has_items else item_vectors(history, train_end, config.width, training.seed))
     after = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
-    trained = Trained(
-        model=model.eval(),
-        memory_alone=alone.eval(),
+    return Trained(
+        model=catalogue.whole(model, policy, slots).eval(),
+        memory_alone=catalogue.whole(alone, policy, slots).eval(),
         config=config,
         training=training,
-        vocabulary=vocabulary,
+        vocabulary=catalogue.vocabulary,
         policy=policy,
-        slots=project.segments.slots,
+        slots=slots,
         compaction=project.segments.compactor(),
         remembered=remembered,
-        half_life_s=half_life_s,
+        half_life_s=project.memory.half_life_s,
         lateness_s=project.segments.lateness_s,
         weights={name: float(value) for name, value in project.events.weights.items()},
         split=split,
         validation={"memory_alone": before, "pocketrank": after},
         init_from=taken,
+        features=None if features is None else catalogue.features,
     )
-    trained.save(project.model_dir)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
-    return trained
 
 
 def builder_of(project: Project, trained: Trained) -> Builder:
@@ -142,8 +182,7 @@ def _start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | N
         shared |= {name: value for name, value in known.items() if name.startswith("memory")}
     model.load_state_dict(shared, strict=False)
     if vectors is not None:
-        with torch.no_grad():
-            model.items.weight[:-1] = torch.from_numpy(vectors)
+        model.start_items(vectors)
 
 
 def checkpoints_of(project: Project, config: ModelConfig, training: TrainingConfig, *digests: str) -> Path:

@@ -32,7 +32,8 @@ def batch_states(model: Model, batch: Batch, unknown: float = 0.0) -> States | N
     """
     if model.fusion is None:
         return None
-    vectors = model.items.weight
+    vectors = model.item_vectors()
+    items = vectors[:-1]
     if unknown:
         hidden = torch.rand(len(vectors), 1) < unknown
         vectors = torch.where(hidden, vectors[-1:], vectors)
@@ -41,7 +42,7 @@ def batch_states(model: Model, batch: Batch, unknown: float = 0.0) -> States | N
         state, state_bias = (found[batch.example] for found in model.fusion(cached, live))
     else:
         state, state_bias = model.fusion.asked(cached, live, batch.example, batch.position)
-    return States(state, state_bias, model.items.weight[:-1])
+    return States(state, state_bias, items)
 
 
 def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:

@@ -25,6 +25,8 @@ class ModelConfig:
         dropout: share of values dropped while training.
         memory: whether the item memory adds to the score.
         half_life_s: where the half-life of `time_decay` starts.
+        content: whether what `ingest --items` brought in adds to item vectors, where it did.
+        content_buckets: values of categories and of lists of text are hashed into so many.
     """
 
     fusion: str = "prefix"
@@ -40,8 +42,11 @@ class ModelConfig:
     dropout: float = 0.1
     memory: bool = True
     half_life_s: float = 30 * 86400.0
+    content: bool = True
+    content_buckets: int = 8192
 
     def __post_init__(self) -> None:
+        hold("content_buckets", self.content_buckets, self.content_buckets >= 1, "1 or more")
         hold("head", self.head, self.head in ("next_item", "click", "rating"), "'next_item', 'click' or 'rating'")
 
 
@@ -69,6 +74,9 @@ class TrainingConfig:
         min_count: events an item needs to be in the vocabulary.
         max_items: items in the vocabulary at most.
         unknown: share of items shown as unknown, so that their vector is trained.
+        id_dropout: share of items shown by their content alone, so that it is good enough for new ones.
+        new_items: whether items that the events lack, or have fewer than min_count times, are in the vocabulary for
+            their content, after all others.
         seed: of everything random.
         freeze: what stays as it starts: any of "items" (their vectors) and "encoder".
     """
@@ -91,6 +99,8 @@ class TrainingConfig:
     min_count: int = 5
     max_items: int = 50_000
     unknown: float = 0.01
+    id_dropout: float = 0.1
+    new_items: bool = False
     seed: int = 0
     freeze: list[str] = field(default_factory=list)
 
@@ -99,3 +109,4 @@ class TrainingConfig:
         hold("split", self.split, self.split in ("time", "last"), "'time' or 'last'")
         hold("last", self.last, self.last >= 1, "1 or more")
         hold("negatives", self.negatives, self.negatives >= 0, "0 or more")
+        hold("id_dropout", self.id_dropout, 0 <= self.id_dropout < 1, "0 or more, and below 1")

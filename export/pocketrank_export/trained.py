@@ -18,6 +18,7 @@ from pocketrank.bundle import Sizes
 from pocketrank.config import parse
 from pocketrank.errors import NotReady
 from pocketrank.segments import Policy, policy_from, policy_settings
+from pocketrank_export.features import Features
 from pocketrank_export.history import Vocabulary
 from pocketrank_export.model import Model
 from pocketrank_export.settings import ModelConfig, TrainingConfig
@@ -47,6 +48,7 @@ class Trained:
         validation: NDCG@10 on the validation sessions, of the model and of the memory alone.
         training_set: what fusion and memory were fitted on last, where that was a training set.
         init_from: the file it was started from and what was taken of it, where there was one.
+        features: what content is made of, item by item of the vocabulary; None for a model without.
     """
 
     model: Model
@@ -65,6 +67,7 @@ class Trained:
     validation: dict[str, float]
     training_set: dict[str, Any] = dataclasses.field(default_factory=dict)
     init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
+    features: Features | None = None
 
     @property
     def sizes(self) -> Sizes:
@@ -85,6 +88,8 @@ class Trained:
     def save(self, folder: Path) -> None:
         """Write the folder, whole or not at all; what an earlier run left in it goes away."""
         arrays: tensors.Tensors = {"counts": self.vocabulary.counts.astype(np.int64)}
+        if self.features is not None:
+            arrays |= self.features.arrays()
         for prefix, model in (("model", self.model), ("memory_alone", self.memory_alone)):
             for name, value in model.state_dict().items():
                 arrays[f"{prefix}.{name}"] = value.detach().cpu().numpy()
@@ -124,9 +129,10 @@ class Trained:
         config = parse(ModelConfig, facts["model"], f"{path} model")
         policy = policy_from(facts["policy"])
         vocabulary = Vocabulary(facts["items"], facts["behaviors"], arrays["counts"])
+        features = Features.of_arrays(arrays)
         made = [
-            _loaded(new_model(chosen, vocabulary, policy, facts["slots"]), arrays, prefix)
-            for chosen, prefix in ((config, "model"), (memory_only(config), "memory_alone"))
+            _loaded(new_model(chosen, vocabulary, policy, facts["slots"], known), arrays, prefix)
+            for chosen, prefix, known in ((config, "model", features), (memory_only(config), "memory_alone", None))
         ]
         return cls(
             model=made[0],
@@ -139,6 +145,7 @@ class Trained:
             compaction=facts.get("compaction", {"kind": "ring"}),  # what was trained before there were others
             training_set=facts.get("training_set", {}),
             init_from=facts.get("init_from", {}),
+            features=features,
             **{
                 name: facts[name]
                 for name in ("slots", "remembered", "half_life_s", "lateness_s", "weights", "validation")
@@ -151,9 +158,11 @@ def memory_only(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, fusion="none")
 
 
-def new_model(config: ModelConfig, vocabulary: Vocabulary, policy: Policy, slots: int) -> Model:
+def new_model(
+    config: ModelConfig, vocabulary: Vocabulary, policy: Policy, slots: int, features: Features | None = None
+) -> Model:
     """A model with fresh weights."""
-    return Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events, slots)
+    return Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events, slots, features)
 
 
 def _loaded(model: Model, arrays: dict[str, Any], prefix: str) -> Model:

@@ -57,7 +57,13 @@ def _init(arguments: argparse.Namespace) -> Report:
 
 def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", help="complete-journey, ml100k, git:PATH, or a .parquet, a folder of them, .csv, .csv.gz"
+        "source", nargs="?", help="complete-journey, ml100k, git:PATH, or a .parquet, a folder of them, .csv, .csv.gz"
+    )
+    parser.add_argument(
+        "--items",
+        type=Path,
+        metavar="FILE",
+        help="read what is known of items instead of a log: item_id, and columns of any name that say what each is",
     )
     parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
     _log_arguments(parser)
@@ -72,12 +78,29 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _ingest(arguments: argparse.Namespace) -> Report:
     from pocketrank.config import Project  # noqa: PLC0415
+
+    if arguments.items is not None:
+        return _ingest_items(arguments)
+    if arguments.source is None:
+        raise UsageError("ingest: nothing to read; name a log, such as events.csv, or give --items FILE")
     from pocketrank_features.checks import OPTION_OF  # noqa: PLC0415
     from pocketrank_features.ingest import Overrides, ingest  # noqa: PLC0415
 
     said = {name: getattr(arguments, option[2:].replace("-", "_")) for name, option in OPTION_OF.items()}
     columns = {name: column for name, column in said.items() if column is not None}
     return ingest(Project.open(arguments.project), arguments.source, Overrides(columns, arguments.time_unit))
+
+
+def _ingest_items(arguments: argparse.Namespace) -> Report:
+    from pocketrank.config import Project  # noqa: PLC0415
+    from pocketrank_features.item_files import ingest_items  # noqa: PLC0415
+
+    if arguments.source is not None:
+        raise UsageError(f"--items reads items, {arguments.source} is a log; ingest one after the other")
+    for option in ("--time-unit", *COLUMN_OPTIONS):
+        if option != "--item-column" and getattr(arguments, option[2:].replace("-", "_")) is not None:
+            raise UsageError(f"{option} is for a log, --items reads none; leave it out")
+    return ingest_items(Project.open(arguments.project), arguments.items, arguments.item_column)
 
 
 INIT = Command(

@@ -186,6 +186,16 @@ class Project:
         return self.root / "data" / "rejected.parquet"
 
     @property
+    def items_path(self) -> Path:
+        """What is known of items beside the events, written by `ingest --items`."""
+        return self.root / "data" / "items.parquet"
+
+    @property
+    def rejected_items_path(self) -> Path:
+        """Rows that `ingest --items` refused, each with its reason."""
+        return self.root / "data" / "rejected_items.parquet"
+
+    @property
     def model_dir(self) -> Path:
         """Checkpoints and metrics, written by `train`."""
         return self.root / "model"

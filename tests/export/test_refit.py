@@ -85,7 +85,7 @@ def rows_of(project: Project) -> list[Row]:
     every = np.arange(len(history.segments))
     batch = builder.batch(every, np.zeros(len(every), np.int64), history.segments.end)
     with torch.no_grad():
-        vectors, scales = quantise(encode_by_length(trained.model, batch, trained.model.items.weight).numpy())
+        vectors, scales = quantise(encode_by_length(trained.model, batch, trained.model.item_vectors()).numpy())
     for number in every[every > first]:
         past = np.arange(max(first[number], number - S), number)
         there = batch.cached[number, S - len(past) :].numpy()

@@ -86,7 +86,7 @@ def test_what_was_trained_before_there_was_a_choice_keeps_a_ring(project: Projec
 
 
 def test_milestones_of_the_log_close_the_segments_that_are_trained_on(project: Project) -> None:
-    history = read_history(project.events_dir, Milestone(("buy",), 8), 2, 1000, 1.0)
+    history = read_history(project.events_dir, Milestone(("buy",), 8))
     assert len(history.segments) == len(history.user) // 2  # every other event is a buy
     assert set(history.events.behavior[history.segments.end - 1]) == {history.vocabulary.behaviors.index("buy")}
 
