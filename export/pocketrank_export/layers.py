@@ -6,6 +6,25 @@ from torch import Tensor, nn
 MASKED = -1e9
 
 
+class Dropout(nn.Module):
+    """Drop values at random while training: `nn.Dropout`, at a quarter of its time on a CPU.
+
+    A byte of a random integer decides over each value, so the rate is rounded to a 256th.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.dropped = round(rate * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(...) to (...), kept values scaled so that the mean stays."""
+        if not self.training or not self.dropped:
+            return x
+        words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - self.dropped))
+
+
 class Attention(nn.Module):
     """Multi-head attention with an additive mask."""
 
@@ -15,7 +34,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         """Attend.
@@ -47,7 +66,7 @@ class Block(nn.Module):
         self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
         self.forward_net = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         """(B, Q, D) queries over a (B, N, D) context; see `Attention`."""
