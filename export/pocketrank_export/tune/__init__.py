@@ -57,6 +57,7 @@ def tune(project: Project, choices: Choices, out: Path, *, steps: int | None = N
     rows = _rows(project, questions, record, trials, own)
     winner = next(row for row in rows if row.is_recommended)
     changes = winner.candidate.changes(project)
+    tried, whole = sum(not row.reason for row in rows), sum(row.request is not None for row in rows)
     picture = _drawn(rows, out / PICTURE)
     facts = {
         "users": len(questions.users),
@@ -71,7 +72,7 @@ def tune(project: Project, choices: Choices, out: Path, *, steps: int | None = N
     }
     shown = {
         "users": f"{len(questions.users):,}   with a validation question",
-        "grid": f"{len(every):,} combinations, {len(rows):,} of them tried, {_full(rows):,} to the end",
+        "grid": f"{len(every):,} combinations, {tried:,} of them tried, {whole:,} trained in full",
         "candidates": "",
         "changes": "",
         "picture": picture or "none: it needs matplotlib; pip install 'pocketrank[demo]'",
@@ -138,10 +139,6 @@ def _sizes(project: Project, candidate: Candidate, items: int, states: int = 1) 
         encoder_batch=ENCODER_BATCH,
         score_chunk=SCORE_CHUNK,
     )
-
-
-def _full(rows: Sequence[Row]) -> int:
-    return sum(row.request is not None for row in rows)
 
 
 def _drawn(rows: Sequence[Row], path: Path) -> str | None:

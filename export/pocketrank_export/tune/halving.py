@@ -91,9 +91,10 @@ class Trials:
         return list(found.values())
 
     def _go_on(self, alive: list[Trial], count: int, own: Candidate) -> list[Trial]:
-        chosen = [alive[place] for place in kept([(-trial.mean, trial.bytes) for trial in alive], count)]
-        has_own = [trial for trial in alive if trial.candidate == own and trial not in chosen]
-        return [*has_own, *chosen[: count - len(has_own)]]
+        others = [trial for trial in alive if trial.candidate != own]
+        always = [trial for trial in alive if trial.candidate == own]
+        places = kept([(-trial.mean, trial.bytes) for trial in others], count - len(always))
+        return [*always, *(others[place] for place in places)]
 
     def _tried(self, trial: Trial, steps: int, what: str) -> Trial:
         project = trial.candidate.applied(self.project, steps)
@@ -104,8 +105,7 @@ class Trials:
         quality = self.record.quality(key)
         try:
             if quality is None:
-                quality = self._trained(project, checkpoints)
-                self.record.add_quality(key, quality)
+                quality = self.record.add_quality(key, self._trained(project, checkpoints))
         except PocketRankError as error:
             return replace(trial, reason=str(error))
         if self.progress:

@@ -1,5 +1,7 @@
 """A picture of the finalists: quality against request time, a disc as large as the pack, the front as a line.
 
+Discs are numbered, and named beside the picture: names at the discs would lie on one another.
+
 Only those trained in full are in it: quality after fewer steps is another quality.
 """
 
@@ -15,7 +17,8 @@ from pocketrank_export.tune.front import on_front
 from pocketrank_export.tune.rows import Row
 
 INK, QUIET, GOOD, DULL = "#1f2937", "#6b7280", "#2a7f62", "#9ca3af"
-INCHES, DPI = (11, 6.2), 100
+INCHES, DPI = (13, 6.4), 100
+AT_MOST = 52  # characters of a name
 LARGEST = 900.0  # points squared of the largest pack's disc; areas are as the bytes
 SETTINGS: Any = {
     "text.parse_math": False,
@@ -27,89 +30,92 @@ SETTINGS: Any = {
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the rows that have a request time as a PNG of 1100 by 620 pixels.
+    """Draw the rows that have a request time as a PNG of 1300 by 640 pixels.
 
     Args:
         rows: judged ones; others are left out.
         path: where the picture goes.
     """
     shown = [row for row in rows if row.request is not None]
+    most = max(row.bytes for row in shown)
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=INCHES, dpi=DPI)
-        axes: Any = figure.add_axes((0.075, 0.1, 0.9, 0.74))
-        _limits(axes, shown)
-        _front(axes, shown)
-        most = max(row.bytes for row in shown)
-        for row in shown:
-            _disc(axes, row, LARGEST * row.bytes / most)
-        axes.set_xlabel("milliseconds of a request (state, and scores of the whole catalogue; one thread)", color=QUIET)
+        axes: Any = figure.add_axes((0.065, 0.1, 0.59, 0.72))
+        _limit(axes, shown)
+        _draw_front(axes, shown)
+        for number, row in reversed(list(enumerate(shown, 1))):  # the best on top
+            _draw_disc(axes, row, str(number), LARGEST * row.bytes / most)
+        axes.set_xlabel(
+            "milliseconds of a request: state, and scores of the whole catalogue, on one thread", color=QUIET
+        )
         axes.set_ylabel("NDCG@10 on validation", color=QUIET)
+        axes.yaxis.set_major_formatter("{x:.4f}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=3, color=QUIET, labelcolor=QUIET)
-        figure.text(0.02, 0.945, "What quality costs", fontsize=15, fontweight="bold")
+        _write_names(figure, shown)
+        figure.text(0.018, 0.945, "What quality costs", fontsize=15, fontweight="bold")
         figure.text(
-            0.02,
-            0.905,
+            0.018,
+            0.868,
             "A disc is a candidate trained in full, its area the bytes of a full pack, green on the front of quality, "
-            "time and bytes. Bars: one standard error",
+            "time and bytes; the line is the front of quality and\ntime alone. Bars: one standard error of the "
+            "difference to the best, paired over users. Recommended: the cheapest on the front within one of them.",
             color=QUIET,
-        )
-        figure.text(
-            0.02,
-            0.872,
-            "of the difference to the best, paired over users. Bold: recommended, the cheapest on the front within "
-            "one of them.",
-            color=QUIET,
+            linespacing=1.5,
         )
         with file_beside(path) as draft:
             figure.savefig(draft, format="png", dpi=DPI)
 
 
-def _limits(axes: Any, rows: Sequence[Row]) -> None:
-    """Room around the discs, for their names to the right of them."""
-    ms, low = [row.ms for row in rows], [row.quality - row.error for row in rows]
-    high = [row.quality + row.error for row in rows]
-    width, height = max(max(ms) - min(ms), 0.1 * max(ms)), max(max(high) - min(low), 1e-3)
-    axes.set_xlim(max(min(ms) - 0.12 * width, 0), max(ms) + 0.45 * width)
-    axes.set_ylim(min(low) - 0.12 * height, max(high) + 0.15 * height)
+def _limit(axes: Any, rows: Sequence[Row]) -> None:
+    """Room around the discs."""
+    ms = [row.ms for row in rows]
+    low, high = min(row.quality - row.error for row in rows), max(row.quality + row.error for row in rows)
+    width, height = max(max(ms) - min(ms), 0.1 * max(ms)), max(high - low, 1e-3)
+    axes.set_xlim(max(min(ms) - 0.25 * width, 0), max(ms) + 0.15 * width)
+    axes.set_ylim(low - 0.12 * height, high + 0.12 * height)
 
 
-def _front(axes: Any, rows: Sequence[Row]) -> None:
-    """What quality there is for so much time: a step at each candidate that nothing faster is as good as."""
-    best = sorted(
-        (row.ms, row.quality)
-        for row, is_on in zip(rows, on_front([(row.behind, row.ms) for row in rows]), strict=True)
-        if is_on
-    )
+def _draw_front(axes: Any, rows: Sequence[Row]) -> None:
+    """What quality there is for so much time: a step up at each candidate that nothing as fast is as good as."""
+    front = on_front([(row.behind, row.ms) for row in rows])
+    best = sorted((row.ms, row.quality) for row, is_on in zip(rows, front, strict=True) if is_on)
     right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
-    x, y = [best[0][0], *(ms for ms, _ in best), right], [bottom, *(quality for _, quality in best), best[-1][1]]
+    x = [best[0][0], *(ms for ms, _ in best), right]
+    y = [bottom, *(quality for _, quality in best), best[-1][1]]
     axes.plot(x, y, drawstyle="steps-post", color=GOOD, linewidth=1.2, alpha=0.5, zorder=1)
 
 
-def _disc(axes: Any, row: Row, area: float) -> None:
+def _draw_disc(axes: Any, row: Row, number: str, area: float) -> None:
     color = GOOD if row.is_on_front else DULL
     if row.behind:
-        axes.errorbar(row.ms, row.quality, row.error, color=color, linewidth=1, capsize=3, alpha=0.7, zorder=2)
-    edge = INK if row.is_recommended else "white"
-    axes.scatter(
-        row.ms,
-        row.quality,
-        s=area,
-        color=color,
-        alpha=0.85,
-        edgecolor=edge,
-        linewidth=2 if edge == INK else 1,
-        zorder=3,
+        axes.errorbar(row.ms, row.quality, row.error, color=color, linewidth=1, capsize=3, alpha=0.6, zorder=2)
+    edge, line = (INK, 2) if row.is_recommended else ("white", 1)
+    axes.scatter(row.ms, row.quality, s=area, color=color, alpha=0.9, edgecolor=edge, linewidth=line, zorder=3)
+    axes.text(
+        row.ms, row.quality, number, ha="center", va="center_baseline", color="white", fontweight="bold", zorder=4
     )
-    one, own = row.candidate, " (yours)" if row.is_own else ""
-    axes.annotate(
-        f"{one.policy_label}, {one.fusion}{own}\nK={one.vectors}, S={one.slots}, {row.bytes:,} bytes",
-        (row.ms, row.quality),
-        xytext=(6 + area**0.5 / 2, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=9,
-        color=INK if row.is_recommended else QUIET,
-        fontweight="bold" if row.is_recommended else "normal",
-        zorder=4,
-    )
+    if row.is_recommended:
+        look = {"textcoords": "offset points", "ha": "right", "va": "center", "fontweight": "bold", "zorder": 5}
+        axes.annotate("recommended", (row.ms, row.quality), xytext=(-6 - area**0.5 / 2, 0), **look)
+
+
+def _write_names(figure: Figure, rows: Sequence[Row]) -> None:
+    """What the numbers stand for, as many as there is room for; the table has all."""
+    top, step = 0.79, 0.088
+    room = int((top - 0.02) / step)
+    for place, (number, row) in enumerate(list(enumerate(rows, 1))[:room]):
+        one, y = row.candidate, top - place * step
+        weight = "bold" if row.is_recommended else "normal"
+        color = GOOD if row.is_on_front else QUIET
+        figure.text(0.672, y, str(number), color=color, fontweight="bold", ha="right")
+        own = " (yours)" if row.is_own else ""
+        name = f"{one.fusion}{own}, {one.policy_label}"
+        name = name if len(name) <= AT_MOST else name[: AT_MOST - 1] + "…"
+        figure.text(0.682, y, name, fontweight=weight)
+        figure.text(
+            0.682,
+            y - 0.033,
+            f"K={one.vectors}, S={one.slots}: {row.quality:.4f}, {row.ms:g} ms, {row.bytes:,} bytes",
+            color=QUIET,
+        )

@@ -45,10 +45,12 @@ class Record:
         values = self._facts["quality"].get(key)
         return None if values is None else np.array([np.nan if one is None else one for one in values], np.float64)
 
-    def add_quality(self, key: str, values: FloatArray64) -> None:
-        """Keep it."""
-        self._facts["quality"][key] = [None if np.isnan(one) else round(float(one), 6) for one in values]
+    def add_quality(self, key: str, values: FloatArray64) -> FloatArray64:
+        """Keep it; returns it as `quality` will say it, to six digits, so that a second run has the same numbers."""
+        digits = values.round(6)
+        self._facts["quality"][key] = [None if np.isnan(one) else float(one) for one in digits]
         self._write()
+        return digits
 
     def requests(self, key: str) -> list[Request] | None:
         """Times of candidates that were measured together."""

@@ -29,12 +29,11 @@ def why(rows: Sequence[Row]) -> str:
     """One sentence for the recommended row, with the numbers that decided."""
     chosen = next(row for row in rows if row.is_recommended)
     best = next(row for row in rows if row.request is not None and row.behind == 0)
-    rule = "on the front and within one standard error of the best"
     if chosen is best:
-        return f"{_named(chosen)}: the best, and nothing cheaper is {rule} ({_costs(chosen)})"
+        return f"{_named(chosen)}: the best, and nothing cheaper is within one standard error of it ({_costs(chosen)})"
     return (
-        f"{_named(chosen)}: the cheapest of those {rule}: {chosen.behind:.4f} ± {chosen.error:.4f} behind "
-        f"{best.candidate.label}, at {_costs(chosen)} instead of {_costs(best)}"
+        f"{_named(chosen)}: the cheapest on the front within one standard error of the best: {chosen.behind:.4f} ± "
+        f"{chosen.error:.4f} behind {best.candidate.label}, at {_costs(chosen)} instead of {_costs(best)}"
     )
 
 
