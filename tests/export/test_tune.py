@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,8 @@ def test_those_that_go_on_come_front_by_front_and_the_best_first_within_one() ->
         ([Point(0.0, 0.0, 0.5, 500), Point(0.001, 0.003, 0.5, 500)], 0),  # as cheap: the better
         ([Point(0.0, 0.0, 0.5, 500), Point(0.001, 0.003, 0.9, 100), Point(0.002, 0.003, 0.4, 900)], 2),  # time first
         ([Point(0.0, 0.0, 0.5, 500)], 0),
+        # The middle one would do, but the last is better and cheaper, and that one is surely worse than the best.
+        ([Point(0.0, 0.0, 0.9, 900), Point(0.002, 0.003, 0.5, 500), Point(0.0015, 0.001, 0.4, 400)], 0),
     ],
 )
 def test_the_cheapest_within_one_standard_error_of_the_best_is_recommended(points: list[Point], chosen: int) -> None:
@@ -249,8 +252,15 @@ def test_interrupted_it_goes_on_and_trains_nothing_twice(shop: Project) -> None:
     assert [(t.candidate, t.steps, t.key) for t in again] == [(t.candidate, t.steps, t.key) for t in first]
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.quality, other.quality)
-    other_seed = Project(shop.root, {**shop.sections, "training": {**shop.sections["training"], "seed": 1}})
-    fake, trials = faked(other_seed, NINE)
+
+
+@pytest.mark.parametrize("change", [{"training": {"seed": 1}}, {"segments": {"gap_s": 60}}])
+def test_results_of_other_settings_or_other_questions_are_not_taken(shop: Project, change: dict[str, Any]) -> None:
+    fake, trials = faked(shop, NINE)
+    fake.run(trials)
+    # The policy says what is asked, so all candidates are asked anew, those of its own gap as well as the others.
+    sections = {name: {**values, **change.get(name, {})} for name, values in shop.sections.items()}
+    fake, trials = faked(Project(shop.root, sections), NINE)
     fake.run(trials)
     assert len(fake.trained) == 11
 

@@ -8,6 +8,7 @@ Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyper
 """
 
 import contextlib
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from pocketrank.config import Project
 from pocketrank.errors import BadEvents, PocketRankError
-from pocketrank.segments import missing_behaviors
+from pocketrank.segments import missing_behaviors, policy_settings
 from pocketrank_export.comparison import FloatArray64
 from pocketrank_export.evaluation import rank
 from pocketrank_export.runs import builder_on, checkpoints_of, train_on
@@ -65,6 +66,7 @@ class Trials:
 
     def __init__(self, project: Project, questions: Questions, record: Record, *, progress: bool) -> None:
         self.project, self.questions, self.record, self.progress = project, questions, record, progress
+        self.asked_by = json.dumps(policy_settings(project.segments.cutter()))  # which says what is asked of all
 
     def run(self, trials: Sequence[Trial]) -> list[Trial]:
         """Halve; the first is the project's own.
@@ -100,7 +102,7 @@ class Trials:
         project = trial.candidate.applied(self.project, steps)
         config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
         catalogue = self.questions.catalogue
-        checkpoints = checkpoints_of(project, config, training, catalogue.digest, "tune")
+        checkpoints = checkpoints_of(project, config, training, catalogue.digest, "tune", self.asked_by)
         key = checkpoints.name
         quality = self.record.quality(key)
         try:
