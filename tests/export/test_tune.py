@@ -237,6 +237,29 @@ def test_what_cannot_be_trained_is_left_out_with_the_reason(shop: Project) -> No
     assert OWN.misfit(by_mean) == ""
 
 
+def test_what_never_fits_takes_no_room_from_what_does_and_is_named_once_a_reason(shop: Project) -> None:
+    sections = {"model": {"encoder": "mean"}, "segments": {"compaction": "log", "levels": 4, "slots": 32}}
+    project = Project(shop.root, sections)
+    every = grid(project, Choices(vectors=[1, 2]))
+    found = tune._misfits(project, every)
+    assert [trial.reason for trial in found] == [
+        "[segments] levels: 4 levels of two segments and one for the rest take 9 slots, found slots = 8; "
+        "give more slots or fewer levels (and 11 more)",
+        'encoder "mean" has one vector a segment (and 35 more)',
+    ]
+    assert tune._misfits(project, every[:1]) == []
+
+
+def test_questions_without_an_answer_are_not_asked(shop: Project) -> None:
+
+    whole = len(Questions.of(shop).at)
+    (shop.root / "pocketrank.toml").write_text(SETTINGS + "max_items = 3")
+    few = Questions.of(Project.open(shop.root))
+    assert 0 < len(few.at) < whole
+    for at, end in zip(few.at, few.target_end, strict=True):
+        assert (few.later.events.rows[at:end] >= 0).any()
+
+
 def test_interrupted_it_goes_on_and_trains_nothing_twice(shop: Project) -> None:
     fake, trials = faked(shop, NINE, stop_at=9)
     with pytest.raises(KeyboardInterrupt):

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pocketrank import engines
@@ -52,8 +53,10 @@ def tune(project: Project, choices: Choices, out: Path, *, steps: int | None = N
     project = project if steps is None else _for_steps(project, steps)
     every, record, own = grid(project, choices), Record(out / FILE), Candidate.of(project)
     questions = Questions.of(project)
-    chosen = spread(every, choices.candidates, project.section("training", TrainingConfig).seed)
+    fits = [one for one in every if not one.misfit(project)]
+    chosen = spread(fits, choices.candidates, project.section("training", TrainingConfig).seed)
     trials = Trials(project, questions, record, progress=progress).run([_trial(project, one) for one in chosen])
+    trials += _misfits(project, every)
     rows = _rows(project, questions, record, trials, own)
     winner = next(row for row in rows if row.is_recommended)
     changes = winner.candidate.changes(project)
@@ -90,12 +93,24 @@ def _for_steps(project: Project, steps: int) -> Project:
 
 def _trial(project: Project, candidate: Candidate) -> Trial:
     sizes = _sizes(project, candidate, items=1)
-    return Trial(candidate, pack_bytes(sizes, candidate.policy.lookback), reason=candidate.misfit(project))
+    return Trial(candidate, pack_bytes(sizes, candidate.policy.lookback))
+
+
+def _misfits(project: Project, every: Sequence[Candidate]) -> list[Trial]:
+    """One for each reason why some of the grid cannot be."""
+    alike: dict[str, list[Candidate]] = {}
+    for one in every:
+        alike.setdefault(one.misfit(project), []).append(one)
+    return [
+        replace(_trial(project, some[0]), reason=reason + (f" (and {len(some) - 1:,} more)" if len(some) > 1 else ""))
+        for reason, some in alike.items()
+        if reason
+    ]
 
 
 def _rows(project: Project, questions: Questions, record: Record, trials: Sequence[Trial], own: Candidate) -> list[Row]:
     """All candidates, held against each other."""
-    full = max(trial.steps for trial in trials)
+    full = max((trial.steps for trial in trials), default=0)
     finals = [trial for trial in trials if trial.steps == full and not trial.reason]
     if not finals:
         raise NotReady(f"tune: none of {len(trials)} candidates can be tried; the first: {trials[0].reason}")

@@ -159,6 +159,8 @@ def spread(every: Sequence[Candidate], count: int, seed: int) -> list[Candidate]
         count: how many.
         seed: decides between equally rare ones.
     """
+    if not every:
+        return []
     order = np.random.default_rng((seed, 4)).permutation(np.arange(1, len(every)))
     left, chosen = [every[place] for place in order], [every[0]]
     while left and len(chosen) < count:

@@ -69,18 +69,18 @@ class Trials:
         self.asked_by = json.dumps(policy_settings(project.segments.cutter()))  # which says what is asked of all
 
     def run(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Halve; the first is the project's own.
+        """Halve.
 
         Returns:
             All of them: those trained in full, which are the last stage's, and where and why the others stopped.
         """
         steps = self.project.section("training", TrainingConfig).steps
-        own, found = trials[0], {trial.candidate: trial for trial in trials}
+        own, found = Candidate.of(self.project), {trial.candidate: trial for trial in trials}
         alive = [trial for trial in trials if not trial.reason]
         counts = stage_sizes(len(alive))
         for number, ((share, _), count) in enumerate(zip(SHARES, counts, strict=True), 1):
             if number > 1:
-                alive = self._go_on(alive, count, own.candidate)
+                alive = self._go_on(alive, count, own)
             if share < 1 and count == counts[-1]:
                 continue  # nobody would drop out
             done = []

@@ -16,13 +16,15 @@ import numpy as np
 from pocketrank.config import Project
 from pocketrank.errors import BadConfig, NotReady
 from pocketrank.segments import BoolArray, milestones
-from pocketrank_export.asked import Asked
+from pocketrank_export.asked import Asked, targets_of
 from pocketrank_export.catalogue import Catalogue, catalogue_of
 from pocketrank_export.examples import Builder
 from pocketrank_export.history import History, Index, read_history, vocabulary_of, with_vocabulary
+from pocketrank_export.metrics import without
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split, asked_before
 
+AT_ONCE = 256
 LEAST_USERS = 2  # one user says nothing about others
 
 
@@ -90,7 +92,7 @@ class Questions:
         train_end = split.train_end(log)
         known = vocabulary_of(log, train_end, training.min_count, training.max_items, project.events_dir)
         log = with_vocabulary(log, known)
-        asked = split.validation(_builder(project, log, training))
+        asked = with_targets(split.validation(_builder(project, log, training)))
         users = len(np.unique(asked.user))
         if users < LEAST_USERS:
             raise NotReady(
@@ -122,6 +124,15 @@ class Questions:
         early, later = _cut(self.early, project), _cut(self.later, project)
         given = {one.name: getattr(self.split, one.name) for one in dataclasses.fields(Split)}
         return early, SharedSplit(**given, at=self.at, target_end=self.target_end, later=later)
+
+
+def with_targets(asked: Asked) -> Asked:
+    """Those questions that have an answer: an item that training knows, and that may be ranked."""
+    items, found = len(asked.history.vocabulary.items), [np.zeros(0, np.int64)]
+    for number, part in enumerate(asked.parts(AT_ONCE)):
+        question, _ = without(targets_of(part.batch()), part.left_out(), items)
+        found.append(number * AT_ONCE + np.unique(question))
+    return asked.part(np.concatenate(found))
 
 
 def _builder(project: Project, log: History, training: TrainingConfig) -> Builder:
