@@ -1,4 +1,4 @@
-"""Subcommands of this room: train, evaluate, export. Light to import: heavy packages are imported where one runs."""
+"""Subcommands of this room: train, tune, evaluate, export. Light: heavy packages are imported where one runs."""
 
 import argparse
 import json
@@ -248,8 +248,38 @@ def _export(arguments: argparse.Namespace) -> Report:
     return Report(facts, shown)
 
 
+def _tune_arguments(parser: argparse.ArgumentParser) -> None:
+    _project_argument(parser)
+    parser.add_argument("--candidates", type=int, default=12, metavar="N", help="settings to try at most (default: 12)")
+    parser.add_argument("--steps", type=int, metavar="N", help="training steps of the last ones (default: [training])")
+    parser.add_argument(
+        "--policy", nargs="+", default=[], metavar="KIND[:KEY=VALUE,...]", help="such as session_gap:gap_s=3600"
+    )
+    parser.add_argument("--fusion", nargs="+", default=[], metavar="NAME", help="such as prefix maxsim")
+    parser.add_argument("--vectors", nargs="+", type=int, default=[], metavar="K", help="vectors a segment")
+    parser.add_argument("--slots", nargs="+", type=int, default=[], metavar="S", help="segments a user keeps")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results so far and picture (default: tune/ of it)")
+
+
+def _tune(arguments: argparse.Namespace) -> Report:
+    from pocketrank_export.tune import tune  # noqa: PLC0415
+    from pocketrank_export.tune.candidates import Choices  # noqa: PLC0415
+
+    project, given = Project.open(arguments.project), arguments
+    choices = Choices(given.policy, given.fusion, given.vectors, given.slots, given.candidates)
+    out = given.out or project.root / "tune"
+    return tune(project, choices, out, steps=given.steps, progress=sys.stderr.isatty())
+
+
 COMMANDS: tuple[Command, ...] = (
     Command("train", "train a model on the project's events", "pocketrank train", _train_arguments, _train),
+    Command(
+        "tune",
+        "choose policy, fusion, K and S: quality against request time and pack bytes",
+        "pocketrank tune --candidates 8",
+        _tune_arguments,
+        _tune,
+    ),
     Command(
         "evaluate",
         "rank the sessions kept from training, against baselines",

@@ -74,6 +74,7 @@ def train_on(
     *,
     progress: bool,
     start: Pretrained | None = None,
+    split: Split | None = None,
 ) -> Trained:
     """Train on a history, and write nothing but checkpoints.
 
@@ -84,13 +85,14 @@ def train_on(
         checkpoints: where an interrupted run is gone on from.
         progress: whether to draw it.
         start: what to start from, if not afresh.
+        split: what is kept from training, if not what the settings say.
     """
     from pocketrank_export.training import fit, quality  # noqa: PLC0415  (brings Lightning: seconds)
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy, slots, remembered = project.segments.cutter(), project.segments.slots, project.memory.items
     builder = _builder(history, policy, slots, remembered, project.memory.half_life_s, config, training)
-    split = Split.of(history.events.time_us, training, config.head)
+    split = split or Split.of(history.events.time_us, training, config.head)
     train_end, head = split.train_end(history), head_of(config, training, history)
     features = None if config.fusion == "none" else catalogue.trained
     torch.manual_seed(training.seed)
@@ -136,7 +138,15 @@ def builder_of(project: Project, trained: Trained) -> Builder:
     Raises:
         NotReady: no events.
     """
-    history = with_vocabulary(read_history(project.events_dir, trained.policy), trained.vocabulary)
+    return builder_on(with_vocabulary(read_history(project.events_dir, trained.policy), trained.vocabulary), trained)
+
+
+def builder_on(history: History, trained: Trained) -> Builder:
+    """Examples of a history in a trained model's vocabulary.
+
+    Raises:
+        NotReady: nobody has two segments.
+    """
     return _builder(
         history,
         trained.policy,
