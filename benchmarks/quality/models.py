@@ -5,8 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pocketrank_export.examples import Batch, Builder
+from pocketrank_export.fusion import Cached, Fusion, Live, Parts, pauses
+from pocketrank_export.layers import Dropout, Numbers
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class Recipe:
         slots: S, if another.
         window: a full-sequence model that reads so many of the newest events, and no segments; 0 for ours.
         without: inputs that are not shown: "behavior", "time" (ages and gaps), "segments".
+        network: that makes the state, instead of one of ours.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -25,6 +29,37 @@ class Recipe:
     slots: int | None = None
     window: int = 0
     without: frozenset[str] = frozenset()
+    network: type[Fusion] | None = None
+
+
+class Recurrent(Fusion):
+    """GRU4Rec: a recurrent network over the newest events, on the same inputs as the rest.
+
+    Source: Hidasi et al., ICLR 2016.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        width = parts.config.width
+        self.behavior = nn.Embedding(parts.behaviors, width)
+        self.numbers = Numbers(2, width)
+        self.dropout = Dropout(parts.config.dropout)
+        self.start = nn.Parameter(torch.zeros(1, 1, width))
+        self.gru = nn.GRU(width, width, batch_first=True)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
+        """Fuse; H = 1."""
+        example = torch.arange(len(live.mask))
+        return self.asked(cached, live, example, live.mask.sum(dim=1).long())
+
+    def asked(self, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """All questions in one pass; see `Fusion`."""
+        events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
+        tokens = torch.cat([self.start.expand(len(events), 1, -1), events], dim=1)
+        states = self.out(self.gru(self.dropout(tokens))[0])
+        state: Tensor = states[example, position][:, None]
+        return state, torch.zeros_like(state[..., 0])
 
 
 def sasrec(window: int, **training: Any) -> Recipe:
@@ -44,6 +79,7 @@ MODELS: dict[str, Recipe] = {
     "sasrec_200_lr1e-3": sasrec(200, learning_rate=1e-3),
     "sasrec_200_dropout.3": replace(sasrec(200), model={"dropout": 0.3}),
     "sasrec_1000": sasrec(1000),
+    "gru4rec": Recipe(window=200, network=Recurrent),
     "memory_alone": Recipe(model={"fusion": "none"}),
     "no_behavior": Recipe(without=frozenset({"behavior"})),
     "no_time": Recipe(without=frozenset({"time"})),

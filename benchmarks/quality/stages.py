@@ -20,6 +20,7 @@ from pocketrank_export.asked import Asked
 from pocketrank_export.cooccurrence import item_vectors
 from pocketrank_export.evaluation import rank
 from pocketrank_export.examples import Builder
+from pocketrank_export.fusion import Parts
 from pocketrank_export.heads import head_of
 from pocketrank_export.history import vocabulary_of, with_vocabulary
 from pocketrank_export.model import Model
@@ -79,6 +80,10 @@ def _trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingCo
     head = head_of(config, training, history)
     torch.manual_seed(training.seed)
     model = Model(config, len(vocabulary.items), len(vocabulary.behaviors), length, max(builder.slots, 1))
+    if recipe.network is not None:
+        model.fusion = recipe.network(
+            Parts(config, model.encoder, len(vocabulary.behaviors), length, max(builder.slots, 1))
+        )
     with torch.no_grad():
         model.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
     together = (
