@@ -30,9 +30,19 @@ from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
 # [model] settings that decide what a segment's vectors are, or what is stored with them.
-OF_THE_ENCODER = ("encoder", "width", "vectors", "top_items", "encoder_layers", "heads", "content_buckets")
+OF_THE_ENCODER = (
+    "encoder",
+    "width",
+    "vectors",
+    "top_items",
+    "encoder_layers",
+    "heads",
+    "head_width",
+    "feed_forward",
+    "content_buckets",
+)
 # Those that decide whether a fusion can go on from the trained one.
-OF_THE_FUSION = ("fusion", "reduce", "head", "layers", "half_life_s", "memory")
+OF_THE_FUSION = ("fusion", "reduce", "head", "layers", "half_life_s", "memory", "fusion_shape")
 MORE = "write one with more: pocketrank segment --training-set FILE --examples N"
 
 
