@@ -11,6 +11,7 @@ from pocketrank.command import Command, Report
 from pocketrank.config import Project
 from pocketrank.errors import UsageError
 from pocketrank.times import from_us
+from pocketrank_export.compress_command import COMPRESS
 
 if TYPE_CHECKING:
     from pocketrank_export.examples import Builder
@@ -257,5 +258,6 @@ COMMANDS: tuple[Command, ...] = (
         _evaluate_arguments,
         _evaluate,
     ),
+    COMPRESS,
     Command("export", "write the bundle that an app ships", "pocketrank export", _export_arguments, _export),
 )
