@@ -57,7 +57,10 @@ class WindowSteps(Steps):
     """The student's questions, asked inside windows of L consecutive events that each pass lays elsewhere."""
 
     def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
-        """Each segment of the student that begins in a window, asked as `Steps` does, its end the target's."""
+        """Each segment of the student that begins in a window, asked as the student is: mostly at its start.
+
+        So not at the start of whole sessions alone, as a full-sequence model that teaches nobody.
+        """
         window, known = builder.history.segments, self.builder.history
         first, end = known.segments.first, known.segments.end
         which, own = spread(np.searchsorted(first, window.first[segment]), np.searchsorted(first, window.end[segment]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketrank.errors import BadConfig
-from pocketrank_export.layers import Block, Numbers, unseen
+from pocketrank_export.layers import Block, Dropout, Numbers, unseen
 from pocketrank_export.settings import ModelConfig
 
 
@@ -129,7 +129,7 @@ class Recurrence(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.gru = nn.GRU(width, width, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D); padding stands behind, so no event hears it."""
@@ -147,7 +147,7 @@ class Neighbours(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.net = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Linear(width, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""

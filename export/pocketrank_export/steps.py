@@ -16,7 +16,7 @@ from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import Index, cut_by_count
 from pocketrank_export.settings import TrainingConfig
-from pocketrank_export.split import Split
+from pocketrank_export.split import Split, sessions
 
 LIVE_AT_MOST = (0, 0, 0, 0, 0, 0, 8, 64)  # live events of a step's examples; mostly none, as when a session begins
 
@@ -31,6 +31,8 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
         self.builder = replace(builder, repeats=True)  # nothing is ranked here
         self.config, self.round = config, 0
         self.target = split.target
+        begins, self.session_end = sessions(builder.history)
+        self.session_begin = builder.history.segments.first[begins]
         self.train_end = split.train_end(builder.history)
 
     def __len__(self) -> int:
@@ -44,8 +46,18 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
         self.round += 1
 
     def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
-        """Each segment asked once, after some of its events, mostly none, for all the rest of it."""
+        """Each segment asked once, after some of its events, mostly none, for all the rest of it.
+
+        A full-sequence model reads pieces of a history instead, and is asked wherever a session begins in them.
+        """
         cut = builder.history.segments
+        if self.builder.sliding:
+            between = (np.searchsorted(self.session_begin, at[segment]) for at in (cut.first, cut.end))
+            which, number = spread(*between)
+            begin = self.session_begin[number]
+            known = begin < self.train_end[builder.history.user[begin]]
+            which, number, begin = which[known], number[known], begin[known]
+            return Asked(builder, segment[which], begin - cut.first[segment[which]], self.session_end[number])
         size = cut.end[segment] - cut.first[segment]
         most = random.choice(LIVE_AT_MOST)  # one limit a step, so that most steps are short
         return Asked(builder, segment, random.integers(0, np.minimum(size, most + 1)), cut.end[segment])
@@ -73,8 +85,8 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
             skip = max(skip - len(steps), 0)
 
     def _shifted(self, random: np.random.Generator) -> Builder:
-        """The same log, cut at other places where it is cut by count."""
-        if not self.builder.by_count or self.builder.given is not None:
+        """The same log, cut at other places where it is cut by count, or read without regard to segments."""
+        if not (self.builder.by_count or self.builder.sliding) or self.builder.given is not None:
             return self.builder
         history = self.builder.history
         shift = random.integers(0, self.builder.length, len(history.users))

@@ -32,7 +32,8 @@ def model_of(path: Path, items: list[str], **columns: list) -> Model:
     write_items(path, items, **columns)
     features = ItemTable.read(path).features(items, len(items), 64)
     torch.manual_seed(0)
-    return Model(ModelConfig(width=8, content_buckets=64), len(items), behaviors=2, length=4, slots=2, features=features)
+    config = ModelConfig(width=8, content_buckets=64)
+    return Model(config, len(items), behaviors=2, length=4, slots=2, features=features)
 
 
 def content_of(model: Model) -> ItemContent:

