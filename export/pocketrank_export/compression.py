@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from pocketrank.config import Project
@@ -42,12 +43,14 @@ class Compression:
     Attributes:
         evaluation: of every row, by name.
         parameters: of every row.
-        smaller: the pruned and tuned model; None where nothing was to be pruned.
+        smaller: the pruned model, tuned where that ranks the validation sessions better; None where nothing was pruned.
+        tuning: NDCG@10 on these, of the pruned model before and after; None where nothing was tuned.
     """
 
     evaluation: Evaluation
     parameters: Mapping[str, int]
     smaller: Trained | None
+    tuning: tuple[float, float] | None = None
 
     def difference(self, row: str) -> Estimate:
         """In NDCG@10, to the model as trained."""
@@ -80,35 +83,41 @@ def compression(
     model, scorers = trained.model, {AS_TRAINED: by_model(trained.model)}
     parameters = dict.fromkeys([AS_TRAINED, *ROUNDINGS], parameters_of(model))
     scorers |= {name: make(model) for name, make in ROUNDINGS.items()}
-    smaller = None
+    smaller, tuning = None, None
     if kept is not None:
         smaller = prune(trained, builder, kept)
         scorers[PRUNED], parameters[PRUNED] = by_model(smaller.model), parameters_of(smaller.model)
         if steps:
-            smaller = tuned(project, smaller, builder, steps, kept, progress=progress)
-            scorers[TUNED], parameters[TUNED] = by_model(smaller.model), parameters_of(smaller.model)
+            after = tuned(project, smaller, builder, steps, kept, progress=progress)
+            scorers[TUNED], parameters[TUNED] = by_model(after.model), parameters_of(after.model)
+            tuning = smaller.validation["pocketrank"], after.validation["pocketrank"]
+            smaller = after if tuning[1] > float(np.float32(tuning[0])) else smaller  # training keeps its in float32
     found = rank(trained.split.test(builder), scorers, what="compress")
-    return Compression(found, parameters, smaller)
+    return Compression(found, parameters, smaller, tuning)
 
 
 def prune(trained: Trained, builder: Builder, kept: Kept) -> Trained:
     """A smaller model, not tuned yet, by what matters to some of the questions it was trained on."""
+    from pocketrank_export.training import quality  # noqa: PLC0415  (brings Lightning: seconds)
+
     kept.of(trained.config)  # now, so that a bad number stops it at once
     head = head_of(trained.config, trained.training, builder.history)
     batches = islice(Steps(builder, trained.split, trained.training), LOOKED_AT)
     torch.manual_seed(trained.training.seed)
-    return pruned(trained, kept, importance(trained.model, head, batches, kept.encoder))
+    smaller = pruned(trained, kept, importance(trained.model, head, batches, kept.encoder))
+    found = quality(smaller.model, head, trained.split.validation(builder))
+    return dataclasses.replace(smaller, validation={**smaller.validation, "pocketrank": found})
 
 
 def tuned(project: Project, smaller: Trained, builder: Builder, steps: int, kept: Kept, *, progress: bool) -> Trained:
-    """Let what is left of a model make up for what is gone, at a third of the learning rate; the model given stays.
+    """Let what is left of a model make up for what is gone, at a tenth of the learning rate; the model given stays.
 
     Where the encoder was not pruned, it and what else its id covers stay as they are, to the bit.
     """
     from pocketrank_export.training import fit  # noqa: PLC0415  (brings Lightning: seconds)
 
     training = smaller.training
-    rate, rounds = training.learning_rate / 3, min(training.rounds, steps)
+    rate, rounds = training.learning_rate / 10, min(training.rounds, steps)
     again = dataclasses.replace(training, steps=steps, rounds=rounds, learning_rate=rate)
     model = copy.deepcopy(smaller.model).train()
     if kept.encoder:
@@ -143,6 +152,7 @@ def facts(found: Compression) -> dict[str, Any]:
             }
             for name in found.evaluation.ranked
         },
+        **({} if found.tuning is None else {"validation_before_and_after_tuning": [round(x, 4) for x in found.tuning]}),
     }
 
 
