@@ -60,6 +60,7 @@ def _train(arguments: argparse.Namespace) -> Report:
         "parameters": sum(value.numel() for value in trained.model.parameters()),
         "validation_ndcg_10": round(trained.validation["pocketrank"], 4),
         "validation_memory_alone": round(trained.validation["memory_alone"], 4),
+        **{f"validation_{name}": round(value, 4) for name, value in trained.validation.items() if name == "teacher"},
         "until": from_us(trained.split.until_us).isoformat(),
         "seconds": round(time.monotonic() - begin, 1),
         "folder": str(project.model_dir),
