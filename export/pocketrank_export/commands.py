@@ -11,6 +11,7 @@ from pocketrank.command import Command, Report
 from pocketrank.config import Project
 from pocketrank.errors import UsageError
 from pocketrank.times import from_us
+from pocketrank_export.compress_command import COMPRESS
 
 if TYPE_CHECKING:
     from pocketrank_export.examples import Builder
@@ -59,6 +60,7 @@ def _train(arguments: argparse.Namespace) -> Report:
         "parameters": sum(value.numel() for value in trained.model.parameters()),
         "validation_ndcg_10": round(trained.validation["pocketrank"], 4),
         "validation_memory_alone": round(trained.validation["memory_alone"], 4),
+        **{f"validation_{name}": round(value, 4) for name, value in trained.validation.items() if name == "teacher"},
         "until": from_us(trained.split.until_us).isoformat(),
         "seconds": round(time.monotonic() - begin, 1),
         "folder": str(project.model_dir),
@@ -287,5 +289,6 @@ COMMANDS: tuple[Command, ...] = (
         _evaluate_arguments,
         _evaluate,
     ),
+    COMPRESS,
     Command("export", "write the bundle that an app ships", "pocketrank export", _export_arguments, _export),
 )

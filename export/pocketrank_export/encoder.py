@@ -93,7 +93,7 @@ class Transformer(Attending):
 
     def layer(self, config: ModelConfig) -> nn.Module:
         """See `Attending`."""
-        return Block(config.width, config.heads, config.dropout)
+        return Block(config.width, config.encoder_shape, config.dropout)
 
     def heard(self, x: Tensor, mask: Tensor) -> Tensor:
         """See `Attending`."""

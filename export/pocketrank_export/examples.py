@@ -30,6 +30,7 @@ class Batch:
         live_rows: (B, l) int64. live_behavior: (B, l) int32. live_age_s, live_score, live_mask: (B, l) float32;
             l is the most live events of any example, at least 1.
         example, position: (Q,) int64 example of each question, and how many of its live events have come by then.
+        event: (Q,) int64 index in the log of the first event that is not past.
         memory_question, memory_row: (M,) int64 question and vocabulary row of each remembered item.
         memory: (M, 4) float32 its features.
         seen_question, seen_row: (V,) int64 question and vocabulary row of each item that is out of the question,
@@ -55,6 +56,7 @@ class Batch:
     live_mask: Tensor
     example: Tensor
     position: Tensor
+    event: Tensor
     memory_question: Tensor
     memory_row: Tensor
     memory: Tensor
@@ -143,6 +145,7 @@ class Builder:
             live_mask=as_float(inside),
             example=torch.from_numpy(example),
             position=torch.from_numpy(position),
+            event=torch.from_numpy(asked),
             memory_question=torch.from_numpy(memory_question),
             memory_row=torch.from_numpy(memory_row),
             memory=as_float(memory),

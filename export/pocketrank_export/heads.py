@@ -62,8 +62,11 @@ class NextItem(Head):
         """See `Head`."""
         if not self.negatives:
             return softmax_loss(batch_scores(model, batch, unknown), batch)
-        drawn = torch.multinomial(self.log_chance.exp(), self.negatives, replacement=True)
-        return sampled_loss(model, batch, drawn, self.log_chance, unknown)
+        return sampled_loss(model, batch, self.drawn(), self.log_chance, unknown)
+
+    def drawn(self) -> Tensor:
+        """(N,) rows of a step's sample, drawn with replacement."""
+        return torch.multinomial(self.log_chance.exp(), self.negatives, replacement=True)
 
     def quality(self, model: Model, batches: Iterable[Batch]) -> float:
         """Mean NDCG@10 of the questions that have a target; 0 where there are none."""

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from pocketrank_export.settings import Shape
+
 MASKED = -1e9
 
 
@@ -28,12 +30,13 @@ class Dropout(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with an additive mask."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, shape: Shape, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.heads = shape.heads
+        self.inner = shape.heads * shape.head_width  # `width`, until heads are pruned
+        self.query = nn.Linear(width, self.inner)
+        self.key_value = nn.Linear(width, 2 * self.inner)
+        self.out = nn.Linear(self.inner, width)
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
@@ -51,7 +54,7 @@ class Attention(nn.Module):
         q, k, v = self._split(self.query(x)), self._split(key), self._split(value)
         weights = torch.softmax(q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + bias, dim=-1)
         mixed = (self.dropout(weights) @ v).transpose(1, 2)
-        merged: Tensor = self.out(mixed.reshape(x.shape))
+        merged: Tensor = self.out(mixed.reshape(x.shape[0], x.shape[1], self.inner))
         return merged
 
     def _split(self, x: Tensor) -> Tensor:
@@ -61,11 +64,13 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One pre-norm transformer layer."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, shape: Shape, dropout: float) -> None:
         super().__init__()
         self.norm_attention, self.norm_forward = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads, dropout)
-        self.forward_net = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.attention = Attention(width, shape, dropout)
+        self.forward_net = nn.Sequential(
+            nn.Linear(width, shape.feed_forward), nn.GELU(), nn.Linear(shape.feed_forward, width)
+        )
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:

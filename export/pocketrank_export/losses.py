@@ -18,7 +18,7 @@ def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
         scores: (Q, I).
         batch: Q questions.
     """
-    return _mean(-torch.log_softmax(scores, dim=1)[batch.target_question, batch.target_row], batch)
+    return weighted_mean(-torch.log_softmax(scores, dim=1)[batch.target_question, batch.target_row], batch)
 
 
 def sampled_loss(model: Model, batch: Batch, drawn: Tensor, log_chance: Tensor, unknown: float) -> Tensor:
@@ -36,7 +36,25 @@ def sampled_loss(model: Model, batch: Batch, drawn: Tensor, log_chance: Tensor, 
 
     Source: Bengio and Senecal, IEEE Trans. Neural Networks 19(4), 2008; Khrylchenko et al., arXiv 2507.09331.
     """
-    states = batch_states(model, batch, unknown)
+    target, others = held_against(model, batch, batch_states(model, batch, unknown), drawn, log_chance)
+    return sampled_softmax_loss(target, others, batch)
+
+
+def sampled_softmax_loss(target: Tensor, others: Tensor, batch: Batch) -> Tensor:
+    """The same of what `held_against` gave."""
+    return weighted_mean(torch.logaddexp(target, others.logsumexp(dim=1)) - target, batch)
+
+
+def held_against(
+    model: Model, batch: Batch, states: States | None, drawn: Tensor, log_chance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores of each target, and of the sample it is held against.
+
+    Arguments as of `sampled_loss`, with the states of the questions.
+
+    Returns:
+        (G,), and (G, N) corrected by the chance of being drawn; MASKED where the target itself was.
+    """
     others = model.bias[drawn].expand(len(batch), -1)
     if states is not None:
         others = others + model.matched(states.state, states.state_bias, states.vectors[drawn])
@@ -47,9 +65,8 @@ def sampled_loss(model: Model, batch: Batch, drawn: Tensor, log_chance: Tensor, 
     others = others - log_chance[drawn] - float(np.log(len(drawn)))
     if len(batch.target_row) != len(batch):  # not one target each
         others = others[batch.target_question]
-    rest = others.masked_fill(drawn == batch.target_row[:, None], MASKED).logsumexp(dim=1)
-    target = target_scores(model, batch, states)
-    return _mean(torch.logaddexp(target, rest) - target, batch)
+    others = others.masked_fill(drawn == batch.target_row[:, None], MASKED)
+    return target_scores(model, batch, states), others
 
 
 def target_scores(model: Model, batch: Batch, states: States | None) -> Tensor:
@@ -75,7 +92,8 @@ def log_chance(counts: Index, power: float = 0.5) -> Tensor:
     return torch.from_numpy(np.log(weight / weight.sum()).astype(np.float32))
 
 
-def _mean(loss: Tensor, batch: Batch) -> Tensor:
+def weighted_mean(loss: Tensor, batch: Batch) -> Tensor:
+    """Mean of (G,) values of targets over the questions that have one; a question's targets share its weight."""
     targets = torch.bincount(batch.target_question, minlength=len(batch))
     share = 1.0 / targets.clamp(min=1)[batch.target_question]
     mean: Tensor = (loss * share).sum() / (targets > 0).sum().clamp(min=1)

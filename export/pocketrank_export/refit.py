@@ -30,9 +30,19 @@ from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
 # [model] settings that decide what a segment's vectors are, or what is stored with them.
-OF_THE_ENCODER = ("encoder", "width", "vectors", "top_items", "encoder_layers", "heads", "content_buckets")
+OF_THE_ENCODER = (
+    "encoder",
+    "width",
+    "vectors",
+    "top_items",
+    "encoder_layers",
+    "heads",
+    "head_width",
+    "feed_forward",
+    "content_buckets",
+)
 # Those that decide whether a fusion can go on from the trained one.
-OF_THE_FUSION = ("fusion", "reduce", "head", "layers", "half_life_s", "memory")
+OF_THE_FUSION = ("fusion", "reduce", "head", "layers", "half_life_s", "memory", "fusion_shape")
 MORE = "write one with more: pocketrank segment --training-set FILE --examples N"
 
 
@@ -81,7 +91,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
     torch.manual_seed(training.seed)
     model, goes_on = _started(old, config)
     before = quality(old.model, head, sessions) if goes_on else None
-    checkpoints = checkpoints_of(project, config, training, _digest(file), _digest(project.model_dir / WEIGHTS))
+    checkpoints = checkpoints_of(project, config, training, digest_of(file), digest_of(project.model_dir / WEIGHTS))
     after = fit(model, head, builder, old.split, training, checkpoints, progress=progress)
     examples = len(builder.source.examples)
     refitted = dataclasses.replace(
@@ -155,10 +165,15 @@ def _started(old: Trained, config: ModelConfig) -> tuple[Model, bool]:
         if name in wanted and (goes_on or not name.startswith("fusion."))
     }
     model.load_state_dict(known, strict=False)
+    keep_encoder(model)
+    return model, goes_on
+
+
+def keep_encoder(model: Model) -> None:
+    """Leave what the encoder's id covers as it is while a model trains."""
     for part in (model.items, model.encoder, *([model.content] if model.content is not None else [])):
         part.requires_grad_(False)
-    model.bias.requires_grad_(False)  # it is in the item table, which the encoder's id covers
-    return model, goes_on
+    model.bias.requires_grad_(False)  # it is in the item table
 
 
 def _check_settings(project: Project, config: ModelConfig, trained: ModelConfig) -> None:
@@ -183,6 +198,7 @@ def _text(sizes: dict[str, int]) -> str:
     return ", ".join(f"{axis}={size}" for axis, size in sizes.items())
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """A hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,14 @@ from pocketrank.errors import NotReady
 from pocketrank.segments import FixedCount, Policy
 from pocketrank_export.catalogue import Catalogue, catalogue_of
 from pocketrank_export.cooccurrence import item_vectors
+from pocketrank_export.distillation import (
+    Distilled,
+    Teacher,
+    teacher_builder,
+    teacher_config,
+    teacher_steps,
+    trained_once,
+)
 from pocketrank_export.examples import Builder
 from pocketrank_export.heads import head_of
 from pocketrank_export.history import History, read_history, vocabulary_of, with_vocabulary
@@ -94,6 +103,7 @@ def train_on(
     builder = _builder(history, policy, slots, remembered, project.memory.half_life_s, config, training)
     split = split or Split.of(history.events.time_us, training, config.head)
     train_end, head = split.train_end(history), head_of(config, training, history)
+    windows = teacher_steps(head, builder, split, training) if training.teacher else None
     features = None if config.fusion == "none" else catalogue.trained
     torch.manual_seed(training.seed)
     model = new_model(config, history.vocabulary, policy, slots, features)
@@ -110,8 +120,23 @@ def train_on(
     else:  # nothing to train: popularity it is
         before = quality(alone, head, split.validation(builder))
     has_items = bool(taken.get("items"))  # other items' vectors would be of another space
-    _start_from(model, alone, None if has_items else item_vectors(history, train_end, config.width, training.seed))
-    after = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
+    vectors = None
+    if windows is not None or not has_items:
+        vectors = item_vectors(history, train_end, config.width, training.seed)
+    _start_from(model, alone, None if has_items else vectors)
+    validation = {"memory_alone": before}
+    if windows is not None:
+        torch.manual_seed(training.seed)
+        teacher = new_model(teacher_config(config), history.vocabulary, FixedCount(training.teacher), 0, features)
+        teacher.id_dropout = training.id_dropout
+        _start_from(teacher, alone, vectors)
+        sees = teacher_builder(builder, training.teacher)
+        folder = checkpoints / "teacher"
+        taught = partial(fit, teacher, head, sees, split, training, folder, progress, windows)
+        validation["teacher"] = trained_once(teacher, taught, folder / "trained.pt")
+        told = Teacher.of(teacher, sees, train_end + builder.length)  # a segment may go on beyond it
+        head = Distilled(history.vocabulary.counts, training.negatives, told, training.teacher_weight)
+    validation["pocketrank"] = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
     return Trained(
         model=catalogue.whole(model, policy, slots).eval(),
         memory_alone=catalogue.whole(alone, policy, slots).eval(),
@@ -126,7 +151,7 @@ def train_on(
         lateness_s=project.segments.lateness_s,
         weights={name: float(value) for name, value in project.events.weights.items()},
         split=split,
-        validation={"memory_alone": before, "pocketrank": after},
+        validation=validation,
         init_from=taken,
         features=None if features is None else catalogue.features,
     )

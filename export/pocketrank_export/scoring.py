@@ -47,7 +47,11 @@ def batch_states(model: Model, batch: Batch, unknown: float = 0.0) -> States | N
 
 def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:
     """(Q, I) scores of the whole catalogue; see `batch_states`."""
-    states = batch_states(model, batch, unknown)
+    return scores_of(model, batch, batch_states(model, batch, unknown))
+
+
+def scores_of(model: Model, batch: Batch, states: States | None) -> Tensor:
+    """(Q, I) scores of the whole catalogue, given the states."""
     scores = model.bias.expand(len(batch), -1)
     if states is not None:
         scores = model.matched(states.state, states.state_bias, states.vectors) + scores

@@ -1,8 +1,17 @@
 """The [model] and [training] sections of pocketrank.toml."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pocketrank.config import hold
+
+
+class Shape(NamedTuple):
+    """Of a transformer layer: attention heads, the width of each, and hidden units of its feed-forward part."""
+
+    heads: int
+    head_width: int
+    feed_forward: int
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,11 @@ class ModelConfig:
         top_items: T, items named by a segment.
         encoder_layers: layers of the encoder before its pooling.
         layers: transformer layers of the fusions `prefix` and `attention`.
-        heads: attention heads.
+        heads: attention heads of every transformer layer.
+        head_width: width of one; 0 for `width` / `heads`.
+        feed_forward: hidden units of every transformer layer; 0 for twice `width`.
+        fusion_heads: heads of a layer of the fusion, where these are fewer, as after pruning; 0 for `heads`.
+        fusion_feed_forward: hidden units of a layer of the fusion, likewise; 0 for `feed_forward`.
         dropout: share of values dropped while training.
         memory: whether the item memory adds to the score.
         half_life_s: where the half-life of `time_decay` starts.
@@ -39,6 +52,10 @@ class ModelConfig:
     encoder_layers: int = 1
     layers: int = 2
     heads: int = 2
+    head_width: int = 0
+    feed_forward: int = 0
+    fusion_heads: int = 0
+    fusion_feed_forward: int = 0
     dropout: float = 0.1
     memory: bool = True
     half_life_s: float = 30 * 86400.0
@@ -48,6 +65,20 @@ class ModelConfig:
     def __post_init__(self) -> None:
         hold("content_buckets", self.content_buckets, self.content_buckets >= 1, "1 or more")
         hold("head", self.head, self.head in ("next_item", "click", "rating"), "'next_item', 'click' or 'rating'")
+        hold("heads", self.heads, self.heads >= 1, "1 or more")
+        for name in ("head_width", "feed_forward", "fusion_heads", "fusion_feed_forward"):
+            hold(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+
+    @property
+    def encoder_shape(self) -> Shape:
+        """Of a transformer layer of the encoder."""
+        return Shape(self.heads, self.head_width or self.width // self.heads, self.feed_forward or 2 * self.width)
+
+    @property
+    def fusion_shape(self) -> Shape:
+        """Of a transformer layer of the fusion."""
+        heads, head_width, feed_forward = self.encoder_shape
+        return Shape(self.fusion_heads or heads, head_width, self.fusion_feed_forward or feed_forward)
 
 
 @dataclass(frozen=True)
@@ -79,6 +110,9 @@ class TrainingConfig:
             their content, after all others.
         seed: of everything random.
         freeze: what stays as it starts: any of "items" (their vectors) and "encoder".
+        teacher: events that a full-sequence model sees, which is trained first and which the model then learns from as
+            well (distillation; head "next_item"); 0 for none. `train --set` has none.
+        teacher_weight: share of the teacher in the loss.
     """
 
     target: str = "session"
@@ -103,10 +137,14 @@ class TrainingConfig:
     new_items: bool = False
     seed: int = 0
     freeze: list[str] = field(default_factory=list)
+    teacher: int = 0
+    teacher_weight: float = 0.5
 
     def __post_init__(self) -> None:
         hold("target", self.target, self.target in ("session", "next"), "'session' or 'next'")
         hold("split", self.split, self.split in ("time", "last"), "'time' or 'last'")
         hold("last", self.last, self.last >= 1, "1 or more")
         hold("negatives", self.negatives, self.negatives >= 0, "0 or more")
+        hold("teacher", self.teacher, self.teacher == 0 or self.teacher >= 2, "2 or more, or 0 for none")
+        hold("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "0 to 1")
         hold("id_dropout", self.id_dropout, 0 <= self.id_dropout < 1, "0 or more, and below 1")

@@ -23,7 +23,7 @@ class Attention(Fusion):
         self.start = nn.Parameter(torch.zeros(1, 1, width))
         self.nothing = nn.Parameter(torch.zeros(1, 1, width))
         self.aged = Numbers(2, width)
-        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(width, config.fusion_shape, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ class Prefix(Fusion):
         self.behavior = nn.Embedding(parts.behaviors, width)
         self.numbers = Numbers(2, width)
         self.position = nn.Parameter(torch.zeros(parts.length, width))
-        self.blocks = nn.ModuleList(Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(width, config.fusion_shape, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:

@@ -102,10 +102,21 @@ def fit(
     config: TrainingConfig,
     folder: Path,
     progress: bool,
+    steps: Steps | None = None,
 ) -> float:
     """Train, keeping the best round's weights in `model` and the newest checkpoint in `folder`.
 
     Interrupted and called again with the same folder, it goes on from the last round.
+
+    Args:
+        model: what is trained.
+        head: its loss, and what is best.
+        builder: examples of the log.
+        split: what of it trains, and what validates.
+        config: [training].
+        folder: for checkpoints.
+        progress: whether to draw it.
+        steps: what is asked, where that is not what `Steps` makes of the above.
 
     Returns:
         The best round's metric on the validation questions.
@@ -113,7 +124,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
-    steps = Steps(builder, split, config)
+    steps = steps or Steps(builder, split, config)
     validation: Any = [part.batch() for part in split.validation(builder).parts()]
     module = Fit(model, head, config, steps)
     best = ModelCheckpoint(folder, "best", monitor="quality", mode="max", save_last=True, enable_version_counter=False)

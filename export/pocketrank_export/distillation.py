@@ -1,0 +1,215 @@
+"""A model that also learns from a full-sequence one: which items that one, who sees every event, thinks come next.
+
+The teacher is a `prefix` without cached segments over the newest L events (SASRec; Kang and McAuley, ICDM 2018), which
+is trained first, on the same questions. Its states are worked out once, for every moment of the log that training may
+ask about; after that a step costs one more product with the items, not one more transformer. No bundle has any of it.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pocketrank.atomic import write_bytes
+from pocketrank.errors import BadConfig
+from pocketrank.groups import nth, spread
+from pocketrank_export.asked import Asked
+from pocketrank_export.examples import Batch, Builder
+from pocketrank_export.heads import Head, NextItem
+from pocketrank_export.history import Index, cut_by_count
+from pocketrank_export.losses import held_against, sampled_softmax_loss, softmax_loss, weighted_mean
+from pocketrank_export.model import Model
+from pocketrank_export.scoring import States, batch_states, scores_of
+from pocketrank_export.settings import ModelConfig, TrainingConfig
+from pocketrank_export.split import Split
+from pocketrank_export.steps import LIVE_AT_MOST, Steps
+
+AT_ONCE = 64  # windows whose states are worked out together
+
+
+def teacher_config(config: ModelConfig) -> ModelConfig:
+    """The full-sequence model of a width and depth; its encoder is idle, so it is the smallest one."""
+    return replace(config, fusion="prefix", encoder="mean", vectors=1)
+
+
+def teacher_builder(builder: Builder, length: int) -> Builder:
+    """The same log to somebody who caches nothing and sees the newest `length` events.
+
+    Segments stay as they are cut, so that the split and the questions are those of the student; training cuts windows
+    of its own (`WindowSteps`).
+
+    Raises:
+        BadConfig: it would see less than the live segment alone.
+    """
+    if length < builder.length:
+        raise BadConfig(
+            f"[training] teacher: found {length}, wanted at least the {builder.length} events that a segment may have "
+            "([segments] max_events), or 0 for none: a teacher that sees less has nothing to teach"
+        )
+    return replace(builder, slots=0, length=length, by_count=True, sliding=True)
+
+
+class WindowSteps(Steps):
+    """The student's questions, asked inside windows of L consecutive events that each pass lays elsewhere."""
+
+    def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
+        """Each segment of the student that begins in a window, asked as the student is: mostly at its start.
+
+        So not at the start of whole sessions alone, as a full-sequence model that teaches nobody.
+        """
+        window, known = builder.history.segments, self.builder.history
+        first, end = known.segments.first, known.segments.end
+        which, own = spread(np.searchsorted(first, window.first[segment]), np.searchsorted(first, window.end[segment]))
+        most = random.choice(LIVE_AT_MOST)
+        at = first[own] + random.integers(0, np.minimum(end[own] - first[own], most + 1))
+        inside = (first[own] < self.train_end[known.segment_user[own]]) & (at < window.end[segment[which]])
+        which, own, at = segment[which[inside]], own[inside], at[inside]
+        return Asked(builder, which, at - window.first[which], end[own])
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained full-sequence model, and its states.
+
+    Attributes:
+        model: the model.
+        states: (E, D) float16 its state right before each event of the log; zero after what training asks about.
+        vectors: (I, D) its item vectors.
+    """
+
+    model: Model
+    states: Tensor
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, model: Model, builder: Builder, end: Index) -> "Teacher":
+        """Work out its states.
+
+        Args:
+            model: the trained model, of H = 1.
+            builder: its own (`teacher_builder`).
+            end: (U,) index after the last event of each user that may be asked about.
+        """
+        model.requires_grad_(False).eval()
+        vectors = model.item_vectors()[:-1]
+        # float16: a state is a layer norm's output, so nothing in it is large; 128 MB for a million events of D = 64.
+        states = torch.zeros(len(builder.history.user), vectors.shape[1], dtype=torch.float16)
+        for event, state in states_of(model, builder, end):
+            states[event] = state.to(torch.float16)
+        return cls(model, states, vectors)
+
+    def asked(self, batch: Batch) -> States:
+        """States of a batch's questions, which may be cut and cached otherwise: an event is an event."""
+        state = self.states[batch.event].float()[:, None]
+        return States(state, torch.zeros_like(state[..., 0]), self.vectors)
+
+
+class Distilled(NextItem):
+    """(1 - w) times the own loss, and w times the cross-entropy to the teacher's chances of the same candidates.
+
+    Temperature 1. A question without a target teaches nothing, as it does without a teacher. The teacher's own memory
+    term is in its scores, of the memory as the student has it.
+
+    Source: Hinton, Vinyals and Dean, arXiv 1503.02531.
+    """
+
+    def __init__(self, counts: Index, negatives: int, teacher: Teacher, weight: float) -> None:
+        super().__init__(counts, negatives)
+        self.teacher, self.weight = teacher, weight
+
+    def loss(self, model: Model, batch: Batch, unknown: float) -> Tensor:
+        """See `Head`."""
+        states, taught = batch_states(model, batch, unknown), self.teacher.asked(batch)
+        if self.negatives:
+            drawn = self.drawn()
+            target, others = held_against(model, batch, states, drawn, self.log_chance)
+            own = sampled_softmax_loss(target, others, batch)
+            said = torch.cat([target[:, None], others], dim=1)
+            with torch.no_grad():
+                target, others = held_against(self.teacher.model, batch, taught, drawn, self.log_chance)
+                wanted = torch.cat([target[:, None], others], dim=1)
+            apart = cross_entropy(said, wanted)
+        else:
+            said = scores_of(model, batch, states)
+            own = softmax_loss(said, batch)
+            with torch.no_grad():
+                wanted = scores_of(self.teacher.model, batch, taught)
+            apart = cross_entropy(said, wanted)[batch.target_question]
+        return (1 - self.weight) * own + self.weight * weighted_mean(apart, batch)
+
+
+def cross_entropy(said: Tensor, wanted: Tensor) -> Tensor:
+    """(N,) of the chances that (N, C) scores stand for, against those of other (N, C) scores."""
+    return -(torch.softmax(wanted, dim=1) * torch.log_softmax(said, dim=1)).sum(dim=1)
+
+
+def teacher_steps(head: Head, builder: Builder, split: Split, training: TrainingConfig) -> WindowSteps:
+    """What a teacher is asked while it trains: as many events a step as the student, in windows that share no past.
+
+    Raises:
+        BadConfig: the head is not the next item's, or the teacher would see too little.
+    """
+    if not isinstance(head, NextItem):
+        raise BadConfig(
+            '[training] teacher: a teacher says what comes next; set [model] head = "next_item", or teacher = 0'
+        )
+    batch = max(training.batch * builder.length // training.teacher, 1)
+    return WindowSteps(teacher_builder(builder, training.teacher), split, replace(training, batch=batch, run=1))
+
+
+def trained_once(model: Model, train: Callable[[], float], file: Path) -> float:
+    """Train a teacher, or read what was trained before the run was stopped: its student goes on with the same one.
+
+    Returns:
+        Its validation.
+    """
+    if not file.is_file():
+        quality = train()
+        made = io.BytesIO()
+        torch.save({"weights": model.state_dict(), "quality": quality}, made)
+        write_bytes(file, made.getvalue())
+        return quality
+    kept = torch.load(file, weights_only=True)
+    model.load_state_dict(kept["weights"])
+    return float(kept["quality"])
+
+
+def states_of(model: Model, builder: Builder, end: Index) -> Iterator[tuple[Index, Tensor]]:
+    """A full-sequence model's states right before events, a part of them after the other, each once.
+
+    Windows of L stand L/2 apart, and an event is asked about in the one in which it is in the second half: so at least
+    half a window is behind it, or all of the user's past.
+
+    Args:
+        model: the model.
+        builder: of its log and L.
+        end: (U,) index after the last event of each user that is asked about.
+
+    Yields:
+        (Q,) events, and (Q, D) the states before them.
+    """
+    history, length = builder.history, builder.length
+    half = length // 2
+    plain = replace(builder, remembered=0, repeats=True, sliding=False)  # a state has no memory, and ranks nothing
+    first = history.user_first_event
+    for shift, behind in ((0, half), (length - half, length - half)):
+        cut = cut_by_count(first, np.full(len(first) - 1, shift), length)
+        windows = replace(plain, history=replace(history, segments=cut))
+        user = history.user[cut.first]
+        until = np.minimum(cut.end, end[user])
+        # A user's first window says all it has; the shorter first one of the second cut says nothing new.
+        begin = np.where(nth(user) > 0, cut.first + behind, cut.end if shift else cut.first)
+        for at in range(0, len(user), AT_ONCE):
+            which, event = spread(begin[at : at + AT_ONCE], until[at : at + AT_ONCE])
+            if not len(event):
+                continue
+            segment = which + at
+            batch = windows.batch(segment, event - cut.first[segment], event)
+            with torch.no_grad():
+                found = batch_states(model, batch)
+            if found is not None:
+                yield event, found.state[:, 0]
