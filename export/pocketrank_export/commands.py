@@ -160,11 +160,11 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
     tables = [report.text(facts)]
     if arguments.full:
         from pocketrank_export.new_users import new_users  # noqa: PLC0415
-        from pocketrank_export.scorers import SCORERS  # noqa: PLC0415
+        from pocketrank_export.scorers import scorers_of  # noqa: PLC0415
         from pocketrank_export.staleness import staleness  # noqa: PLC0415
 
         facts["staleness"] = report.staleness_facts(staleness(trained, found.asked))
-        scorers = {name: make(trained) for name, make in SCORERS.items()}
+        scorers = scorers_of(trained, builder)
         facts["new_users"] = report.new_users_facts(new_users(found.asked, scorers, trained.policy))
         tables += [report.staleness_text(facts["staleness"]), report.new_users_text(facts["new_users"])]
     ahead = found.difference("pocketrank", "memory_alone")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from pocketrank.config import Project
-from pocketrank.errors import NotReady
+from pocketrank.errors import BadEvents, NotReady
 from pocketrank.segments import FixedCount, Policy
 from pocketrank_export.catalogue import Catalogue, catalogue_of
 from pocketrank_export.cooccurrence import item_vectors
@@ -57,11 +57,17 @@ def training_history(project: Project) -> History:
     """A project's events, in the vocabulary of what training may see of them.
 
     Raises:
-        NotReady, BadEvents: see `read_history` and `vocabulary_of`.
+        NotReady, BadEvents: see `read_history` and `vocabulary_of`; or there is nothing before what is kept.
     """
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     log = read_history(project.events_dir, project.segments.cutter())
     train_end = Split.of(log.events.time_us, training, config.head).train_end(log)
+    if not (train_end > log.user_first_event[:-1]).any():
+        raise BadEvents(
+            f"{project.events_dir}: no session of the {len(log.user):,} events began before the newest "
+            f"{training.holdout + training.validation:.0%}, which are kept for validation and test; ingest a longer "
+            'log, or set [training] split = "last"'
+        )
     known = vocabulary_of(log, train_end, training.min_count, training.max_items, project.events_dir)
     return with_vocabulary(log, known)
 

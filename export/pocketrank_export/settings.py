@@ -109,4 +109,5 @@ class TrainingConfig:
         hold("split", self.split, self.split in ("time", "last"), "'time' or 'last'")
         hold("last", self.last, self.last >= 1, "1 or more")
         hold("negatives", self.negatives, self.negatives >= 0, "0 or more")
+        hold("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1, "above 0, at most 1")
         hold("id_dropout", self.id_dropout, 0 <= self.id_dropout < 1, "0 or more, and below 1")

@@ -40,7 +40,9 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
         random = np.random.default_rng((self.config.seed, self.round))
         for builder, segment in islice(self._segments(self.round * len(self)), len(self)):
             ask = self.sessions if self.target == "session" else self.events
-            yield ask(builder, segment, random).batch()
+            asked = ask(builder, segment, random)
+            if len(asked):  # users may have unknown items alone
+                yield asked.batch()
         self.round += 1
 
     def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
