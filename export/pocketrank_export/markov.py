@@ -1,4 +1,4 @@
-"""A first-order Markov chain over items as a baseline: what followed the user's last item, or last segment, in training.
+"""A first-order Markov chain over items, a baseline: what followed the user's last item, or last segment, in training.
 
     p(c | B) = mean over items l of B of (n_lc + M q_c) / (n_l + M)
 

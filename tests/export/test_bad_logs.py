@@ -83,8 +83,8 @@ def a_behaviour_never_trained_on() -> list[Row]:
 
 
 def users_of_unknown_items_alone() -> list[Row]:
-    """A third of the users, each event of an item nobody else has."""
-    strange = [(f"x{user}", f"only-{user}-{day}", "view", day, 1.0) for user in range(8) for day in range(12)]
+    """Most of the users, so that whole steps are theirs: each event of an item nobody else has."""
+    strange = [(f"x{user}", f"only-{user}-{day}", "view", day, 1.0) for user in range(40) for day in range(12)]
     return [*strange, *plain()]
 
 
@@ -150,13 +150,13 @@ def with_score(score: float) -> list[Row]:
             [("u0", "i0", "view", 1, 1.0)],
             {"more": "split = 'last'"},
             "BadEvents: {events}: 0 items have 2 events or more, wanted at least 2; ingest a longer log, or lower "
-            "min_count in [training]"
+            "min_count in [training]",
         ),
         (
             [(user, item, name, 1, score) for user, item, name, _, score in plain()],
             {"apart_us": 0},
             "BadEvents: {events}: no session of the 144 events began before the newest 15%, which are kept for "
-            "validation and test; ingest a longer log, or set [training] split = \"last\"",
+            'validation and test; ingest a longer log, or set [training] split = "last"',
         ),
         (
             [(user, item, "view", day, 1.0) for user, item, _, day, _ in plain()],

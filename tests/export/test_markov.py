@@ -1,5 +1,7 @@
 """The Markov baseline against a slow loop: from event to event, and from segment to segment."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,7 @@ def test_what_followed_is_what_a_slow_loop_counts(history: History, is_by_segmen
     followed, together, after, transitions = np.zeros(ITEMS), np.zeros((ITEMS, ITEMS)), np.zeros(ITEMS), 0
     for user, end in enumerate(train_end):
         chain = baskets(history, user, end, is_by_segment)
-        for one, next_one in zip(chain, chain[1:], strict=False):
+        for one, next_one in pairwise(chain):
             transitions += 1
             after[list(next_one)] += 1
             for item in one:
