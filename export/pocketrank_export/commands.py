@@ -71,7 +71,9 @@ def _train(arguments: argparse.Namespace) -> Report:
     shown = (
         {"until": f"{facts['until']}   what comes after is kept for `pocketrank evaluate`"}
         if split.by == "time"
-        else {"last": f"{split.last}   {split.kept()} is kept for `pocketrank evaluate`, and the one before validates"}
+        else {
+            "last": f"{split.last}   {split.kept()} {'is' if split.last == 1 else 'are'} kept for `pocketrank evaluate`"
+        }
     )
     if taken:
         parts = [f"{taken['items']:,} items"] * bool(taken["items"]) + ["encoder"] * taken["encoder"]

@@ -63,10 +63,11 @@ class Split:
             return f"{self.kept()}, each asked before it came"
         new = "" if repeats else " that is new to them"
         if self.target == "session":
-            return f"{self.kept()}, every item of it{new} a target"
+            each = "it" if self.by == "time" or self.last == 1 else "each"
+            return f"{self.kept()}, every item of {each}{new} a target"
         if self.by == "time":
             return f"{self.kept()}, the first item of it{new and ', if it is new to them,'} a target"
-        return f"{self.kept()}{new and ', of items new to them'}"
+        return f"{self.kept()}, its item the target{new and ', if it is new to them'}"
 
     def train_end(self, history: History) -> Index:
         """(U,) index after the last event of each user that may be trained on."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pocketrank import engines
@@ -24,6 +25,7 @@ from pocketrank_export.trained import Trained
 
 from .histories import history_of
 from .test_heads import SETTINGS, write_tastes
+from .test_refit import encoder_id, rows_of, write_set
 
 FEW = SETTINGS.replace("steps = 240", "steps = 30")
 METHODS = {
@@ -212,3 +214,31 @@ def test_the_headline_goes_into_the_bundle(
     quality = Bundle.open(tmp_path / "bundle").manifest.quality
     assert quality == json.loads((made / "model/quality.json").read_text())
     assert main(["inspect", str(tmp_path / "bundle")]) == 0
+
+
+def test_a_set_is_evaluated_and_gone_on_with_and_keeps_the_head(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(exporting, "GRAPHS", ("encoder",))
+    monkeypatch.setattr(exporting, "to_tflite", lambda *where: where[-1].touch())
+    monkeypatch.setattr(engines, "installed", list)
+    shop = Path(shutil.copytree(made, tmp_path / "shop"))
+    run(capsys, shop, "export")
+    rows = [row for row in rows_of(Project.open(shop), slots=4) if int(row["user_id"]) < 120]
+    sizes = {"S": 4, "K": 1, "D": 16}
+    write_set(shop / "set.parquet", rows, encoder_id(shop), user_id=pa.int64(), sizes=sizes)
+    head = Trained.open(shop / "model").config.head
+    whole = run(capsys, shop, "evaluate")
+    some = run(capsys, shop, "evaluate", "--set", str(shop / "set.parquet"))
+    assert 0 < some["events"] < whole["events"]
+    assert some["sync_delay_s"] == 60
+    facts = run(capsys, shop, "train", "--set", str(shop / "set.parquet"))
+    metric = {"click": "validation_auc", "rating": "validation_rmse"}[head]
+    assert facts["is_better"] == ((facts[metric] > facts["validation_before"]) == (head == "click"))
+    other = "rating" if head == "click" else "click"
+    (shop / "pocketrank.toml").write_text(FEW.format(head=other))
+    assert main(["train", "--project", str(shop), "--set", str(shop / "set.parquet")]) == 1
+    assert capsys.readouterr().err == (
+        f"pocketrank: BadConfig: {shop}/pocketrank.toml [model] head: found {other!r}, but --set goes on from a model of "
+        f"head {head!r}; set it back, or train all anew: pocketrank train\n"
+    )
