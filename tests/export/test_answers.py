@@ -166,7 +166,8 @@ def test_people_get_one_table_what_was_asked_and_the_verdict_last(
     assert printed.err == ""
     lines = printed.out.splitlines()
     is_click = lines[0].startswith(" " * 8) and "AUC within users" in lines[0]
-    assert ("pocketrank - it" in lines[0]) and (is_click or "RMSE" in lines[0])
+    assert "pocketrank - it" in lines[0]
+    assert is_click or "RMSE" in lines[0]
     assert [line.split("  ")[0] for line in lines[1:6]] == [
         name.replace("_", " ") for name in METHODS["click" if is_click else "rating"]
     ]
@@ -198,8 +199,8 @@ def test_what_is_about_rankings_is_refused_in_one_line(
     )
     assert main(["evaluate", "--project", str(made), "--new-items"]) == 1
     assert capsys.readouterr().err == (
-        f"pocketrank: BadConfig: {made}/pocketrank.toml [model] head: {head!r}, but new items are ranked by which comes "
-        "next, 'next_item'\n"
+        f"pocketrank: BadConfig: {made}/pocketrank.toml [model] head: {head!r}, but new items are ranked by which "
+        "comes next, 'next_item'\n"
     )
 
 
@@ -239,6 +240,6 @@ def test_a_set_is_evaluated_and_gone_on_with_and_keeps_the_head(
     (shop / "pocketrank.toml").write_text(FEW.format(head=other))
     assert main(["train", "--project", str(shop), "--set", str(shop / "set.parquet")]) == 1
     assert capsys.readouterr().err == (
-        f"pocketrank: BadConfig: {shop}/pocketrank.toml [model] head: found {other!r}, but --set goes on from a model of "
-        f"head {head!r}; set it back, or train all anew: pocketrank train\n"
+        f"pocketrank: BadConfig: {shop}/pocketrank.toml [model] head: found {other!r}, but --set goes on from a model "
+        f"of head {head!r}; set it back, or train all anew: pocketrank train\n"
     )
