@@ -65,7 +65,7 @@ class TrainingConfig:
         steps: optimiser steps at most.
         rounds: the steps are taken in so many rounds; each ends with a validation and a checkpoint, the best is kept.
         patience: rounds without a better validation before it stops.
-        learning_rate: peak of the one-cycle schedule of AdamW, above 0 and at most 1.
+        learning_rate: peak of the one-cycle schedule of AdamW, 0 to 1.
         weight_decay: of AdamW.
         batch: examples a step.
         run: consecutive segments of one user that are examples of the same step and share its encoded past.
@@ -109,5 +109,5 @@ class TrainingConfig:
         hold("split", self.split, self.split in ("time", "last"), "'time' or 'last'")
         hold("last", self.last, self.last >= 1, "1 or more")
         hold("negatives", self.negatives, self.negatives >= 0, "0 or more")
-        hold("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1, "above 0, at most 1")
+        hold("learning_rate", self.learning_rate, 0 <= self.learning_rate <= 1, "0 to 1")
         hold("id_dropout", self.id_dropout, 0 <= self.id_dropout < 1, "0 or more, and below 1")

@@ -196,7 +196,7 @@ def test_a_learning_rate_beyond_any_use_is_refused(tmp_path: Path, capsys: pytes
     assert main(["train", "--project", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"pocketrank: BadConfig: {tmp_path}/pocketrank.toml [training] learning_rate: found 1e+38, "
-        "wanted above 0, at most 1\n"
+        "wanted 0 to 1\n"
     )
 
 
