@@ -90,6 +90,9 @@ def train_on(
         checkpoints: where an interrupted run is gone on from.
         progress: whether to draw it.
         start: what to start from, if not afresh.
+
+    Raises:
+        NotReady: nothing in the log could choose the best round.
     """
     from pocketrank_export.training import fit, quality  # noqa: PLC0415  (brings Lightning: seconds)
 
@@ -97,6 +100,16 @@ def train_on(
     policy, slots, remembered = project.segments.cutter(), project.segments.slots, project.memory.items
     builder = _builder(history, policy, slots, remembered, project.memory.half_life_s, config, training)
     split = Split.of(history.events.time_us, training, config.head)
+    if not len(split.validation(builder)):
+        where = (
+            f"in the {training.validation:.0%} of the events before the test"
+            if split.by == "time"
+            else f"before {split.kept()}"
+        )
+        raise NotReady(
+            f"{project.events_dir}: no user with a past to ask {where}, so nothing chooses the best round; "
+            "ingest a longer log, or change what [training] keeps"
+        )
     train_end, head = split.train_end(history), head_of(config, training, history)
     features = None if config.fusion == "none" else catalogue.trained
     torch.manual_seed(training.seed)

@@ -195,8 +195,7 @@ def test_a_learning_rate_beyond_any_use_is_refused(tmp_path: Path, capsys: pytes
     write(tmp_path, plain(), more="learning_rate = 1e38")
     assert main(["train", "--project", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        f"pocketrank: BadConfig: {tmp_path}/pocketrank.toml [training] learning_rate: found 1e+38, "
-        "wanted 0 to 1\n"
+        f"pocketrank: BadConfig: {tmp_path}/pocketrank.toml [training] learning_rate: found 1e+38, wanted 0 to 1\n"
     )
 
 
@@ -234,3 +233,33 @@ def test_what_diverges_later_ends_with_the_best_round_before(
     assert len(whole) == 3 + 1
     for name, value in whole[-1].items():
         assert np.array_equal(weights[f"model.{name}"], value.numpy())
+
+
+def newcomers(number: int) -> list[Row]:
+    """Users without a past, after all others."""
+    return [(f"new{one}", "i1", ("view", "buy")[one % 2], 30, 1.0 + one % 2) for one in range(number)]
+
+
+def test_a_log_with_nobody_to_validate_on_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, [*plain(), *newcomers(60)])
+    assert main(["train", "--project", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"pocketrank: NotReady: {tmp_path}/data/events: no user with a past to ask in the 5% of the events before the "
+        "test, so nothing chooses the best round; ingest a longer log, or change what [training] keeps\n"
+    )
+    assert not (tmp_path / "model").exists()
+
+
+def test_answers_that_nobody_is_there_to_give_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, [*plain(users=6), *newcomers(30)], "click")
+    assert main(["train", "--project", str(tmp_path)]) == 0
+    assert main(["evaluate", "--project", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        "pocketrank: NotReady: every event after 2020-10-13: none of a known item, from a user with a past; ingest a "
+        "longer log, or keep more by [training] and train again\n"
+    )
+    assert not (tmp_path / "model/quality.json").exists()
