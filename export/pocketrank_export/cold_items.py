@@ -84,6 +84,13 @@ def cold_items(project: Project, *, progress: bool) -> ColdItems:
         raise BadConfig(f"{where} content: false, but new items rank by nothing else; set it to true")
     if config.fusion == "none":
         raise BadConfig(f"{where} fusion: 'none' knows no item vectors, which content would make; choose another")
+    if config.head != "next_item":
+        raise BadConfig(f"{where} head: {config.head!r}, but new items are ranked by which comes next, 'next_item'")
+    if training.split != "time":
+        raise BadConfig(
+            f"{project.root / FILE_NAME} [training] split: {training.split!r}, but new items are ranked in the "
+            "sessions after a moment, 'time'"
+        )
     history = training_history(project)
     table = ItemTable.read(project.items_path).checked(history.vocabulary.items, str(project.events_dir))
     kept, held = held_out(history.vocabulary, table, training.seed)

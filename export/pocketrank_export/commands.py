@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pocketrank.command import Command, Report
 from pocketrank.config import Project
 from pocketrank.errors import UsageError
-from pocketrank.times import from_us
 from pocketrank_export.compress_command import COMPRESS
 
 if TYPE_CHECKING:
     from pocketrank_export.examples import Builder
     from pocketrank_export.trained import Trained
+
+
+# How a report calls a head's metric on validation, and what makes it the metric's own number.
+VALIDATION = {"next_item": ("validation_ndcg_10", 1), "click": ("validation_auc", 1), "rating": ("validation_rmse", -1)}
 
 
 def _project_argument(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +52,8 @@ def _train(arguments: argparse.Namespace) -> Report:
 
     trained = train(project, progress=sys.stderr.isatty(), init_from=arguments.init_from)
     taken = trained.init_from
+    validation, sign = VALIDATION[trained.config.head]
+    split = trained.split
     features, new = trained.features, int((trained.vocabulary.counts == 0).sum())
     facts = {
         "items": len(trained.vocabulary.items),
@@ -58,14 +63,20 @@ def _train(arguments: argparse.Namespace) -> Report:
         "fusion": trained.config.fusion,
         **({"init_from": taken} if taken else {}),
         "parameters": sum(value.numel() for value in trained.model.parameters()),
-        "validation_ndcg_10": round(trained.validation["pocketrank"], 4),
-        "validation_memory_alone": round(trained.validation["memory_alone"], 4),
+        validation: round(sign * trained.validation["pocketrank"], 4),
+        "validation_memory_alone": round(sign * trained.validation["memory_alone"], 4),
         **{f"validation_{name}": round(value, 4) for name, value in trained.validation.items() if name == "teacher"},
-        "until": from_us(trained.split.until_us).isoformat(),
+        **split.facts(),
         "seconds": round(time.monotonic() - begin, 1),
         "folder": str(project.model_dir),
     }
-    shown = {"until": f"{facts['until']}   what comes after is kept for `pocketrank evaluate`"}
+    shown = (
+        {"until": f"{facts['until']}   what comes after is kept for `pocketrank evaluate`"}
+        if split.by == "time"
+        else {
+            "last": f"{split.last}   {split.kept()} {'is' if split.last == 1 else 'are'} kept for `pocketrank evaluate`"
+        }
+    )
     if taken:
         parts = [f"{taken['items']:,} items"] * bool(taken["items"]) + ["encoder"] * taken["encoder"]
         shown["init_from"] = f"{taken['file']}   {' and '.join(parts)}"
@@ -77,15 +88,16 @@ def _train_on_set(project: Project, file: Path, begin: float) -> Report:
 
     done = refit(project, file, progress=sys.stderr.isatty())
     trained, before = done.trained, done.before
+    validation, sign = VALIDATION[trained.config.head]
     facts = {
         "set": str(file),
         "examples": done.examples,
         "left_out": done.left_out,
         "sync_delay_s": done.sync_delay_s,
         "fusion": trained.config.fusion,
-        "validation_ndcg_10": round(done.validation["pocketrank"], 4),
-        "validation_before": None if before is None else round(before, 4),
-        "validation_memory_alone": round(done.validation["memory_alone"], 4),
+        validation: round(sign * done.validation["pocketrank"], 4),
+        "validation_before": None if before is None else round(sign * before, 4),
+        "validation_memory_alone": round(sign * done.validation["memory_alone"], 4),
         "is_better": done.is_better,
         "seconds": round(time.monotonic() - begin, 1),
         "folder": str(project.model_dir),
@@ -94,7 +106,7 @@ def _train_on_set(project: Project, file: Path, begin: float) -> Report:
         facts,
         {
             "left_out": f"{done.left_out:,}   the events cut them otherwise" if done.left_out else "",
-            "validation_before": "another fusion" if before is None else f"{before:.4f}",
+            "validation_before": "another fusion" if before is None else f"{sign * before:.4f}",
             "is_better": "",
         },
         verdict="next: pocketrank export   the encoder_id stays, and with it every row and pack"
@@ -155,22 +167,24 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         trained, builder = _opened(project)
     else:
         trained, builder, lag["sync_delay_s"] = _opened_on_set(project, arguments.set)
+    if trained.config.head != "next_item":
+        return _evaluate_answers(project, trained, builder, lag, is_full=arguments.full)
     found = evaluate(trained, builder)
-    small = {**report.headline(found), "until": from_us(trained.split.until_us).isoformat(), **lag}
+    small = {**report.headline(found), **trained.split.facts(), **lag}
     write_bytes(_quality_path(project), (json.dumps(small) + "\n").encode())
     facts: dict[str, Any] = {**small, **report.facts(found)}
     tables = [report.text(facts)]
     if arguments.full:
         from pocketrank_export.new_users import new_users  # noqa: PLC0415
-        from pocketrank_export.scorers import SCORERS  # noqa: PLC0415
+        from pocketrank_export.scorers import scorers_of  # noqa: PLC0415
         from pocketrank_export.staleness import staleness  # noqa: PLC0415
 
         facts["staleness"] = report.staleness_facts(staleness(trained, found.asked))
-        scorers = {name: make(trained) for name, make in SCORERS.items()}
+        scorers = scorers_of(trained, builder)
         facts["new_users"] = report.new_users_facts(new_users(found.asked, scorers, trained.policy))
         tables += [report.staleness_text(facts["staleness"]), report.new_users_text(facts["new_users"])]
     ahead = found.difference("pocketrank", "memory_alone")
-    who = f"{found.users:,}   each one's first session after {facts['until'][:10]}, every item of it a target"
+    who = f"{found.users:,}   {trained.split.asked(builder.repeats)}"
     shown = {**dict.fromkeys(facts, ""), "users": who}
     if lag:
         del shown["sync_delay_s"]
@@ -179,6 +193,32 @@ def _evaluate(arguments: argparse.Namespace) -> Report:
         f"95 % interval {ahead.low:+.4f} to {ahead.high:+.4f}"
     )
     return Report(facts, shown, "\n".join(tables), verdict=verdict)
+
+
+def _evaluate_answers(
+    project: Project, trained: "Trained", builder: "Builder", lag: dict[str, Any], *, is_full: bool
+) -> Report:
+    from pocketrank.atomic import write_bytes  # noqa: PLC0415
+    from pocketrank_export import answers_report as report  # noqa: PLC0415
+    from pocketrank_export.answers import answer  # noqa: PLC0415
+
+    head = trained.config.head
+    if is_full:
+        raise UsageError(f"--full is about rankings of the next item, this model's head is {head!r}; leave it out")
+    found = answer(trained, builder)
+    small = {**report.headline(found), **trained.split.facts(), **lag}
+    write_bytes(_quality_path(project), (json.dumps(small) + "\n").encode())
+    facts: dict[str, Any] = {**small, **report.facts(found)}
+    shown = {
+        **dict.fromkeys(facts, ""),
+        "users": f"{found.users:,}",
+        "events": f"{len(found.so):,}   {trained.split.asked(builder.repeats)}",
+        "observed": f"{facts['observed']:.4f}   {'share of clicks' if head == 'click' else 'mean rating'}",
+    }
+    if lag:
+        del shown["sync_delay_s"]
+    verdict = report.verdict(head, found.difference(report.MODEL, report.ALONE))
+    return Report(facts, shown, report.text(facts), verdict=verdict)
 
 
 def _evaluate_new_items(project: Project, on_set: Path | None) -> Report:
@@ -284,7 +324,7 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command(
         "evaluate",
-        "rank the sessions kept from training, against baselines",
+        "ask what was kept from training, against baselines",
         "pocketrank evaluate",
         _evaluate_arguments,
         _evaluate,

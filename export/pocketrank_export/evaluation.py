@@ -15,7 +15,7 @@ from pocketrank_export.asked import Asked, targets_of
 from pocketrank_export.comparison import Estimate, difference, estimate, per_user
 from pocketrank_export.examples import Builder
 from pocketrank_export.metrics import METRICS, FloatArray64, Pairs, Ranked, ranked, without
-from pocketrank_export.scorers import SCORERS, Scorer
+from pocketrank_export.scorers import Scorer, scorers_of
 from pocketrank_export.trained import Trained
 
 K = 10
@@ -71,7 +71,7 @@ class Evaluation:
 
 def evaluate(trained: Trained, builder: Builder) -> Evaluation:
     """Ask what the split kept for it, of the model and of all baselines."""
-    return rank(trained.split.test(builder), {name: make(trained) for name, make in SCORERS.items()})
+    return rank(trained.split.test(builder), scorers_of(trained, builder))
 
 
 def rank(

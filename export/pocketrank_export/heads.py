@@ -23,6 +23,7 @@ from pocketrank_export.model import Model
 from pocketrank_export.scoring import batch_scores, batch_states
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 
+CERTAIN = 1e-3  # least chance of a click, and of none, that an item starts with: the log odds of 0 are infinite
 PRIOR = 10.0  # events of the mean item that an item's own are added to, before its bias is worked out
 
 
@@ -111,7 +112,7 @@ class Click(Head):
 
     def start_bias(self, history: History, train_end: Index) -> FloatArray:
         """Log odds of a click."""
-        rate = _item_means(history, train_end, self.labels)
+        rate = np.clip(_item_means(history, train_end, self.labels), CERTAIN, 1 - CERTAIN)
         found: FloatArray = np.log(rate / (1 - rate)).astype(np.float32)
         return found
 
@@ -170,7 +171,7 @@ def _item_means(history: History, train_end: Index, labels: FloatArray | None) -
     """(I,) mean label of each item in what training may see, drawn to the mean of all of it."""
     rows = history.events.rows
     seen = (np.arange(len(rows)) < train_end[history.user]) & (rows >= 0)
-    values = np.zeros(len(rows)) if labels is None else labels
+    values = np.zeros(len(rows)) if labels is None else labels.astype(np.float64)
     mean = values[seen].mean()
     items = len(history.vocabulary.items)
     total = np.bincount(rows[seen], values[seen], minlength=items)

@@ -91,7 +91,7 @@ def read_history(folder: Path, policy: Policy) -> History:
 
     Raises:
         NotReady: no events there.
-        BadEvents: none of a behaviour that is to close segments.
+        BadEvents: none of a behaviour that is to close segments, or a score is not finite.
     """
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -110,6 +110,11 @@ def read_history(folder: Path, policy: Policy) -> History:
             f"{', '.join(behaviors)}: set [segments] behaviors"
         )
     score = table["score"].to_numpy().astype(np.float32)[order]
+    if not np.isfinite(score).all():
+        raise BadEvents(
+            f"{folder}: {(~np.isfinite(score)).sum():,} events have a score that is not finite, which ingest refuses; "
+            "run it again: pocketrank ingest LOG"
+        )
     user = user[order]
     events = Events(item[order], (behavior[order] + 1).astype(np.int32), time_us[order], score)
     closing = milestones(policy, vocabulary.behaviors, events.behavior)

@@ -42,7 +42,7 @@ OF_THE_ENCODER = (
     "content_buckets",
 )
 # Those that decide whether a fusion can go on from the trained one.
-OF_THE_FUSION = ("fusion", "reduce", "head", "layers", "half_life_s", "memory", "fusion_shape")
+OF_THE_FUSION = ("fusion", "reduce", "layers", "half_life_s", "memory", "fusion_shape")
 MORE = "write one with more: pocketrank segment --training-set FILE --examples N"
 
 
@@ -52,8 +52,8 @@ class Refitted:
 
     Attributes:
         trained: the model that is in the project now.
-        validation: NDCG@10 on the validation sessions of the best round, and of the memory alone.
-        before: NDCG@10 of the model as it was, on the same validation sessions; None where the fusion is another one.
+        validation: the head's metric on the validation questions of the best round, and of the memory alone.
+        before: the same of the model as it was, on the same validation questions; None where the fusion is another one.
         is_better: whether the model is a new one; otherwise the one that was there stayed.
         examples: of the set, that are segments of the events.
         left_out: that are not, since later events cut them otherwise.
@@ -87,6 +87,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
     found = TrainingSet.read(file)
     builder = given(project, old, found)
     head = head_of(config, training, builder.history)
+    builder = dataclasses.replace(builder, labels=head.labels)  # [training] positive may be another than before
     sessions = _validation(file, builder, old.split)
     torch.manual_seed(training.seed)
     model, goes_on = _started(old, config)
@@ -144,13 +145,16 @@ def given(project: Project, trained: Trained, found: TrainingSet) -> Builder:
 
 def _validation(file: Path, builder: Builder, split: Split) -> Asked:
     """The sessions that choose the best round, with something before them to train on."""
-    start = builder.history.segment_start_us[builder.source.examples]
-    begin, end = from_us(split.validation_us).isoformat(), from_us(split.until_us).isoformat()
-    if not (start < split.validation_us).any():
-        raise BadInput(f"{file}: no example before {begin}, where validation begins; {MORE}")
+    history, examples = builder.history, builder.source.examples
+    is_by_time = split.by == "time"
+    begin, end = (from_us(at).isoformat() if is_by_time else "" for at in (split.validation_us, split.until_us))
+    if not (history.segments.first[examples] < split.train_end(history)[history.segment_user[examples]]).any():
+        where = f"before {begin}, where validation begins" if is_by_time else "before what is kept of each user"
+        raise BadInput(f"{file}: no example {where}; {MORE}")
     sessions = split.validation(builder)
     if not len(sessions):
-        raise BadInput(f"{file}: no example from {begin} to {end}, which choose the best round; {MORE}")
+        where = f"from {begin} to {end}, which choose" if is_by_time else f"before {split.kept()}, where they choose"
+        raise BadInput(f"{file}: no example {where} the best round; {MORE}")
     return sessions
 
 
@@ -185,6 +189,11 @@ def _check_settings(project: Project, config: ModelConfig, trained: ModelConfig)
                 f"{where} {name}: found {found!r}, but a training set keeps the encoder, which has {wanted!r}; "
                 "set it back, or train all anew: pocketrank train"
             )
+    if config.head != trained.head:
+        raise BadConfig(
+            f"{where} head: found {config.head!r}, but --set goes on from a model of head {trained.head!r}; "
+            "set it back, or train all anew: pocketrank train"
+        )
     if config.fusion == "none":
         raise BadConfig(f"{where} fusion: 'none' fuses no cached segments; choose one that does, or leave out --set")
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pocketrank.config import Project
-from pocketrank.errors import NotReady
+from pocketrank.errors import BadEvents, NotReady
 from pocketrank.segments import FixedCount, Policy
 from pocketrank_export.catalogue import Catalogue, catalogue_of
 from pocketrank_export.cooccurrence import item_vectors
@@ -66,11 +66,17 @@ def training_history(project: Project) -> History:
     """A project's events, in the vocabulary of what training may see of them.
 
     Raises:
-        NotReady, BadEvents: see `read_history` and `vocabulary_of`.
+        NotReady, BadEvents: see `read_history` and `vocabulary_of`; or there is nothing before what is kept.
     """
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     log = read_history(project.events_dir, project.segments.cutter())
     train_end = Split.of(log.events.time_us, training, config.head).train_end(log)
+    if not (train_end > log.user_first_event[:-1]).any():
+        raise BadEvents(
+            f"{project.events_dir}: no session of the {len(log.user):,} events began before the newest "
+            f"{training.holdout + training.validation:.0%}, which are kept for validation and test; ingest a longer "
+            'log, or set [training] split = "last"'
+        )
     known = vocabulary_of(log, train_end, training.min_count, training.max_items, project.events_dir)
     return with_vocabulary(log, known)
 
@@ -95,6 +101,9 @@ def train_on(
         progress: whether to draw it.
         start: what to start from, if not afresh.
         split: what is kept from training, if not what the settings say.
+
+    Raises:
+        NotReady: nothing in the log could choose the best round.
     """
     from pocketrank_export.training import fit, quality  # noqa: PLC0415  (brings Lightning: seconds)
 
@@ -102,6 +111,16 @@ def train_on(
     policy, slots, remembered = project.segments.cutter(), project.segments.slots, project.memory.items
     builder = _builder(history, policy, slots, remembered, project.memory.half_life_s, config, training)
     split = split or Split.of(history.events.time_us, training, config.head)
+    if not len(split.validation(builder)):
+        where = (
+            f"in the {training.validation:.0%} of the events before the test"
+            if split.by == "time"
+            else f"before {split.kept()}"
+        )
+        raise NotReady(
+            f"{project.events_dir}: no user with a past to ask {where}, so nothing chooses the best round; "
+            "ingest a longer log, or change what [training] keeps"
+        )
     train_end, head = split.train_end(history), head_of(config, training, history)
     windows = teacher_steps(head, builder, split, training) if training.teacher else None
     features = None if config.fusion == "none" else catalogue.trained

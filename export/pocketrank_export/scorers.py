@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from pocketrank_export.asked import Asked
-from pocketrank_export.examples import Batch
+from pocketrank_export.examples import Batch, Builder
+from pocketrank_export.markov import by_markov
 from pocketrank_export.metrics import FloatArray
 from pocketrank_export.model import Model
 from pocketrank_export.scoring import batch_scores
@@ -53,3 +54,15 @@ SCORERS: dict[str, Callable[[Trained], Scorer]] = {
     "own_frequency": by_own_frequency,
     "popularity": by_popularity,
 }
+
+
+def scorers_of(trained: Trained, builder: Builder) -> dict[str, Scorer]:
+    """All that `evaluate` compares: `SCORERS`, and what also has to read the log that was trained on.
+
+    Args:
+        trained: the model, and what training may see of the log.
+        builder: of the whole log; what a scorer is asked with may be of a shortened one.
+    """
+    history, split = builder.history, trained.split
+    chain = by_markov(history, split.train_end(history), is_by_segment=split.target == "session")
+    return {**{name: make(trained) for name, make in SCORERS.items()}, "markov": chain}

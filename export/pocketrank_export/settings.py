@@ -21,8 +21,8 @@ class ModelConfig:
     Attributes:
         fusion: "prefix", "mean", "score_weighted", "time_decay", "concat", "attention", "maxsim", or "none" (item
             memory and popularity alone).
-        head: what it is trained to say: "next_item", "click" (does an event get a behaviour that counts as one?) or
-            "rating" (which score does it get?).
+        head: what it is trained to say, and evaluated by: "next_item", "click" (does an event get a behaviour that
+            counts as one?) or "rating" (which score does it get?); the latter two of every event, before it came.
         reduce: of `maxsim`, from matches with all vectors to one: "max", or "lse" (log-sum-exp).
         encoder: "transformer", "mean" (K = 1), "gru" or "convolution".
         width: D.
@@ -87,7 +87,7 @@ class TrainingConfig:
 
     Attributes:
         target: what is asked: "session", at its start, with all its items as targets (groceries, where the order in a
-            basket says nothing); "next", before every event, with that one (films, music).
+            basket says nothing); "next", before every event, with that one (films, music). Of head "next_item" only.
         repeats: whether users come back to items; where not, those they had are left out of rankings.
         negatives: items that a step's targets are held against, drawn by popularity; 0 for the whole catalogue.
         positive: behaviours that count as a click (head "click").
@@ -96,7 +96,7 @@ class TrainingConfig:
         steps: optimiser steps at most.
         rounds: the steps are taken in so many rounds; each ends with a validation and a checkpoint, the best is kept.
         patience: rounds without a better validation before it stops.
-        learning_rate: peak of the one-cycle schedule of AdamW.
+        learning_rate: peak of the one-cycle schedule of AdamW, 0 to 1.
         weight_decay: of AdamW.
         batch: examples a step.
         run: consecutive segments of one user that are examples of the same step and share its encoded past.
@@ -147,4 +147,5 @@ class TrainingConfig:
         hold("negatives", self.negatives, self.negatives >= 0, "0 or more")
         hold("teacher", self.teacher, self.teacher == 0 or self.teacher >= 2, "2 or more, or 0 for none")
         hold("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "0 to 1")
+        hold("learning_rate", self.learning_rate, 0 <= self.learning_rate <= 1, "0 to 1")
         hold("id_dropout", self.id_dropout, 0 <= self.id_dropout < 1, "0 or more, and below 1")

@@ -1,10 +1,12 @@
 """Which questions train, validate and test: by time, as phones would meet them, or each user's last ones."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pocketrank.groups import BoolArray, nth
+from pocketrank.times import from_us
 from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Builder
 from pocketrank_export.history import History, Index
@@ -43,6 +45,30 @@ class Split:
         moments = np.quantile(time_us, at, method="higher") if config.split == "time" else (AHEAD_US, AHEAD_US)
         return cls(config.split, target, int(moments[0]), int(moments[1]), config.last)
 
+    def facts(self) -> dict[str, Any]:
+        """What is kept for the test, as JSON shows it: `until` when one may train, or the `last` of each user."""
+        return {"until": from_us(self.until_us).isoformat()} if self.by == "time" else {"last": self.last}
+
+    def kept(self) -> str:
+        """What is kept for the test, in words."""
+        what = "session" if self.target == "session" else "event"
+        if self.by == "last":
+            return f"each one's last {what}" if self.last == 1 else f"each one's last {self.last} {what}s"
+        after = f"after {from_us(self.until_us):%Y-%m-%d}"
+        return f"every event {after}" if self.target == "every" else f"each one's first session {after}"
+
+    def asked(self, repeats: bool) -> str:
+        """What the test asks, in words; `repeats` as in [training]."""
+        if self.target == "every":
+            return f"{self.kept()}, each asked before it came"
+        new = "" if repeats else " that is new to them"
+        if self.target == "session":
+            each = "it" if self.by == "time" or self.last == 1 else "each"
+            return f"{self.kept()}, every item of {each}{new} a target"
+        if self.by == "time":
+            return f"{self.kept()}, the first item of it{new and ', if it is new to them,'} a target"
+        return f"{self.kept()}, its item the target{new and ', if it is new to them'}"
+
     def train_end(self, history: History) -> Index:
         """(U,) index after the last event of each user that may be trained on."""
         if self.by == "time":
@@ -67,7 +93,8 @@ class Split:
 
     def _after(self, builder: Builder, begin_us: int, end_us: int) -> Asked:
         if self.target == "every":
-            return events_after(builder, begin_us, end_us)
+            found = events_after(builder, begin_us, end_us)
+            return found.part(np.flatnonzero(np.isin(found.segment, builder.source.examples)))
         found = first_after(builder, begin_us, end_us)
         return found if self.target == "session" else replace(found, target_end=found.asked_at + 1)
 

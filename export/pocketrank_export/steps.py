@@ -11,6 +11,7 @@ from itertools import count, islice, pairwise
 import numpy as np
 import torch
 
+from pocketrank.errors import NotReady
 from pocketrank.groups import begins, spread, starts
 from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
@@ -98,6 +99,15 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
         history, length, examples = builder.history, self.config.run, builder.source.examples
         user = history.segment_user[examples]
         examples = examples[history.segments.first[examples] < self.train_end[user]]
+        if self.target != "session":  # a step must not be without questions
+            known = starts(history.events.rows >= 0)  # (E + 1,) events of known items before each
+            end = np.minimum(history.segments.end[examples], self.train_end[history.segment_user[examples]])
+            examples = examples[known[end] > known[history.segments.first[examples]]]
+        if not len(examples):
+            raise NotReady(
+                "no segment to train on has an event of a known item; ingest a longer log, "
+                "or lower [training] min_count"
+            )
         edges = np.searchsorted(history.segment_user[examples], np.arange(len(history.users) + 1))
         first, end = edges[:-1], edges[1:]
         shift = random.integers(0, length, len(first))

@@ -45,7 +45,7 @@ class Trained:
         lateness_s: allowed lateness.
         weights: score of an event by its behaviour.
         split: where validation and test begin.
-        validation: NDCG@10 on the validation sessions, of the model and of the memory alone.
+        validation: the head's metric (more is better) on the validation questions, of the model and the memory alone.
         training_set: what fusion and memory were fitted on last, where that was a training set.
         init_from: the file it was started from and what was taken of it, where there was one.
         features: what content is made of, item by item of the vocabulary; None for a model without.

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pocketrank.errors import is_interrupt
+from pocketrank.errors import Diverged, is_interrupt
 from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.heads import Head
@@ -31,6 +31,8 @@ with warnings.catch_warnings():
     import lightning
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+LARGE = 1e6  # scores above this may be why numbers overflow
+
 
 class Fit(lightning.LightningModule):
     """One model under its head's loss and validation metric."""
@@ -43,6 +45,7 @@ class Fit(lightning.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         """The head's loss."""
         loss = self.head.loss(self.model, batch, self.config.unknown)
+        self.hold("the loss", loss)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -51,9 +54,25 @@ class Fit(lightning.LightningModule):
         self.validation.append(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the head's metric."""
-        self.log("quality", self.head.quality(self.model, self.validation), prog_bar=True)
+        """Log the head's metric, if all is finite; this comes before the round's checkpoint."""
+        for name, value in self.model.named_parameters():
+            self.hold(f"weight {name}", value)
+        quality = self.head.quality(self.model, self.validation)
+        self.hold(f"the validation's {self.head.metric}", torch.tensor(quality))
+        self.log("quality", quality, prog_bar=True)
         self.validation.clear()
+
+    def hold(self, what: str, value: Tensor) -> None:
+        """Stop where something is not finite.
+
+        Raises:
+            Diverged: it is not.
+        """
+        if not torch.isfinite(value.detach()).all():
+            raise Diverged(
+                f"training, round {self.current_epoch + 1} of {self.config.rounds}: {what} is not finite; "
+                f"lower [training] learning_rate, now {self.config.learning_rate:g}"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the data where the checkpoint stopped."""
@@ -93,6 +112,10 @@ class Bar(Callback):
         """Leave the line empty."""
         sys.stderr.write("\r\033[K")
 
+    def on_exception(self, trainer: Any, module: Any, _: BaseException) -> None:
+        """Leave it empty for what is to be said."""
+        self.on_train_end(trainer, module)
+
 
 def fit(
     model: Model,
@@ -106,7 +129,8 @@ def fit(
 ) -> float:
     """Train, keeping the best round's weights in `model` and the newest checkpoint in `folder`.
 
-    Interrupted and called again with the same folder, it goes on from the last round.
+    Interrupted and called again with the same folder, it goes on from the last round. Where a loss or a weight is no
+    longer finite it ends, says so, and the best round before that is kept.
 
     Args:
         model: what is trained.
@@ -120,6 +144,9 @@ def fit(
 
     Returns:
         The best round's metric on the validation questions.
+
+    Raises:
+        Diverged: that happened before the first round was whole.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
@@ -142,7 +169,7 @@ def fit(
             gradient_clip_val=1.0,
         )
         last = folder / "last.ckpt"
-        with _interruptible():
+        with _interruptible(), _last_whole_round(best, builder):
             trainer.fit(
                 module,
                 torch.utils.data.DataLoader(steps, batch_size=None),
@@ -152,6 +179,19 @@ def fit(
     kept = torch.load(best.best_model_path, weights_only=False)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): value for name, value in kept.items()})
     return float(best.best_model_score or 0.0)
+
+
+@contextmanager
+def _last_whole_round(best: ModelCheckpoint, builder: Builder) -> Iterator[None]:
+    """Where training left the finite numbers, be content with the best round before, if there is one, and say so."""
+    try:
+        yield
+    except Diverged as error:
+        largest = float(builder.history.events.score.max(initial=0))
+        advice = f", or scale the log's scores, the largest of which is {largest:.3g}" if largest > LARGE else ""
+        if not best.best_model_path:
+            raise Diverged(f"{error}{advice}") from None
+        sys.stderr.write(f"pocketrank: {error}{advice}; the best round before it is kept\n")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pocketrank.atomic import write_bytes
 from pocketrank.bundle import Bundle
 from pocketrank.command import Report
 from pocketrank.config import FILE_NAME, Project
+from pocketrank.errors import BadConfig
 from pocketrank.times import to_us
 from pocketrank_features.heldout import held_out
 from pocketrank_features.picture import draw
@@ -53,6 +54,7 @@ def demo(wish: Wish) -> Report:
     Raises:
         SystemExit: a step failed; it has said why, and everything before it stays done.
         CheckFailed: a step of Feast's or of the device failed.
+        BadConfig: the project does not say which items come after a moment.
     """
     began = time.monotonic()
     log = outline(wish.source)
@@ -65,6 +67,7 @@ def demo(wish: Wish) -> Report:
         settings = [word for key, value in log.settings.items() for word in ("--set", f"{key}={value}")]
         steps.pocketrank("init", str(folder), *settings)
     project, at = Project.open(folder), ("--project", str(folder))
+    _check_settings(project)
     steps.pocketrank("ingest", wish.source, *wish.options, *at)
     until = _work(steps, project, at)
     people = held_out(project.events_dir, Bundle.open(project.bundle_dir), to_us(until), USERS)
@@ -74,6 +77,17 @@ def demo(wish: Wish) -> Report:
     for one in shown:
         print(f"\n{one.text(log.session)}", flush=True)  # noqa: T201
     return _report(project, shown, time.monotonic() - began)
+
+
+def _check_settings(project: Project) -> None:
+    """What it shows is how sessions went on after the moment up to which packs are made."""
+    for section, key, wanted in (("training", "split", "time"), ("model", "head", "next_item")):
+        found = project.sections.get(section, {}).get(key, wanted)
+        if found != wanted:
+            raise BadConfig(
+                f"{project.root / FILE_NAME} [{section}] {key}: found {found!r}, but a demo shows which items followed "
+                f"after a moment, which needs {wanted!r}"
+            )
 
 
 def _work(steps: Steps, project: Project, at: Sequence[str]) -> datetime:

@@ -13,6 +13,7 @@ PocketRankError
 │   └── UnknownItem       no such item in the bundle's vocabulary
 ├── BundleMismatch        a pack encoded by another model than the bundle             exit 1
 ├── NotReady              an earlier step has not been run; names the command         exit 1
+├── Diverged              training left the finite numbers; names what to lower       exit 1
 ├── SparkFailed           a cluster did not do its part of the job                    exit 1
 ├── StoreFailed           an online store did not: locked, full, damaged, unreachable exit 1
 └── CheckFailed           a verification ran, and found a difference                  exit 1
@@ -75,6 +76,10 @@ class BundleMismatch(PocketRankError):
 
 class NotReady(PocketRankError):
     """An earlier step of the job has not been run."""
+
+
+class Diverged(PocketRankError):
+    """Training came upon a loss, a weight or a validation that is not finite."""
 
 
 class SparkFailed(PocketRankError):

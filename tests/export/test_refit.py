@@ -77,7 +77,7 @@ def log_of(project: Project) -> tuple[Trained, Builder]:
     return trained, builder_of(project, trained)
 
 
-def rows_of(project: Project) -> list[Row]:
+def rows_of(project: Project, slots: int = S) -> list[Row]:
     """A set's rows from the log, one example after the other."""
     trained, builder = log_of(project)
     history, rows = builder.history, []
@@ -87,8 +87,8 @@ def rows_of(project: Project) -> list[Row]:
     with torch.no_grad():
         vectors, scales = quantise(encode_by_length(trained.model, batch, trained.model.item_vectors()).numpy())
     for number in every[every > first]:
-        past = np.arange(max(first[number], number - S), number)
-        there = batch.cached[number, S - len(past) :].numpy()
+        past = np.arange(max(first[number], number - slots), number)
+        there = batch.cached[number, slots - len(past) :].numpy()
         rows.append(
             {
                 "user_id": history.users[history.segment_user[number]],
@@ -114,10 +114,13 @@ TYPES = {
 }
 
 
-def write_set(path: Path, rows: list[Row], encoder: str, **changes: Any) -> None:
+def write_set(
+    path: Path, rows: list[Row], encoder: str, *, user_id: pa.DataType = TYPES["user_id"], **changes: Any
+) -> None:
     said = {"format": "pocketrank.training_set/1", "encoder_id": encoder, "sizes": {"S": S, "K": 1, "D": 16}}
     text = json.dumps({**said, "sync_delay_s": 60, **changes})
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(TYPES, {"pocketrank.training_set": text})), path)
+    types = {**TYPES, "user_id": user_id}
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(types, {"pocketrank.training_set": text})), path)
 
 
 def rewrite(root: Path, change: Callable[[list[Row]], list[Row]], **changes: Any) -> None:
