@@ -77,8 +77,8 @@ def completejourney(_: Path | None, *, products: bool = False) -> Log:
         }
     ).drop_null()
     policy = SessionGap(1800, 32)
-    training = {"split": "last", "min_count": 50, "rounds": 12, "steps": 1200, "patience": 12}
-    return Log(_cut(table, policy), policy, 32, remembered=160, training=training, least_sessions=7)
+    training = {"split": "last", "min_count": 50, "rounds": 12, "steps": 3000, "patience": 12}
+    return Log(_cut(table, policy), policy, 32, 160, training=training, model={"dropout": 0.2}, least_sessions=7)
 
 
 def commits(path: Path | None) -> Log:

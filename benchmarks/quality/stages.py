@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from pocketrank_export.evaluation import rank
 from pocketrank_export.examples import Builder
 from pocketrank_export.fusion import Parts
 from pocketrank_export.heads import head_of
-from pocketrank_export.history import vocabulary_of, with_vocabulary
+from pocketrank_export.history import History, Index, vocabulary_of, with_vocabulary
+from pocketrank_export.markov import by_markov
 from pocketrank_export.model import Model
-from pocketrank_export.scorers import by_model
+from pocketrank_export.scorers import by_model, by_own_frequency, by_popularity
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.training import fit
@@ -48,6 +49,43 @@ def train(data: str, model: str, seed: int, work: str, path: str | None = None, 
         return {"file": str(file), "cpu_s": round(float(kept["cpu_s"]), 1), "users": len(kept["ndcg"])}
 
 
+def plain(data: str, work: str, path: str | None = None) -> Facts:
+    """Ask what needs no training, with the pasts that the models have; answers kept as `train` keeps them."""
+    log = LOGS[data](None if path is None else Path(path))
+    training, _ = _settings(log, Recipe(), 0, 1.0)
+    known = _known(log, training)
+    builder = Builder(known.history, 1, log.policy.max_events, 0, log.half_life_s, repeats=training.repeats)
+    split, counts = known.split, known.history.vocabulary.counts
+    chain = by_markov(known.history, known.train_end, is_by_segment=split.target == "session")
+    scorers = {"popularity": by_popularity(counts), "own_frequency": by_own_frequency(counts), "markov": chain}
+    asked = _tested(split.test(builder), log)
+    found = rank(asked, scorers)
+    files = {}
+    for name in scorers:
+        files[name] = str(Path(work) / f"{data}-{name}.npz")
+        np.savez(files[name], **{metric: found.of_users(name, metric) for metric in ("ndcg", "hr")})
+    return {"files": files}
+
+
+class Known(NamedTuple):
+    """A log in the vocabulary of what training may see of it.
+
+    Attributes:
+        history: the log. split: what is kept. train_end: (U,) see `Split.train_end`.
+    """
+
+    history: History
+    split: Split
+    train_end: Index
+
+
+def _known(log: Log, training: TrainingConfig) -> Known:
+    split = Split.of(log.history.events.time_us, training)
+    train_end = split.train_end(log.history)
+    vocabulary = vocabulary_of(log.history, train_end, training.min_count, training.max_items, Path(log.policy.kind))
+    return Known(with_vocabulary(log.history, vocabulary), split, train_end)
+
+
 def _settings(log: Log, recipe: Recipe, seed: int, share: float) -> tuple[TrainingConfig, ModelConfig]:
     training = TrainingConfig(**{**log.training, **recipe.training, "seed": seed})
     steps = max(round(training.steps * share), training.rounds)
@@ -61,10 +99,8 @@ def _settings(log: Log, recipe: Recipe, seed: int, share: float) -> tuple[Traini
 
 def _trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingConfig, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
-    split = Split.of(log.history.events.time_us, training, config.head)
-    train_end = split.train_end(log.history)
-    vocabulary = vocabulary_of(log.history, train_end, training.min_count, training.max_items, Path(log.policy.kind))
-    history = with_vocabulary(log.history, vocabulary)
+    history, split, train_end = _known(log, training)
+    vocabulary = history.vocabulary
     length = recipe.window or log.policy.max_events
     builder: Builder = Blind(
         history,

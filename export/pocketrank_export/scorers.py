@@ -7,6 +7,7 @@ import torch
 
 from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
+from pocketrank_export.history import Index
 from pocketrank_export.markov import by_markov
 from pocketrank_export.metrics import FloatArray
 from pocketrank_export.model import Model
@@ -29,9 +30,8 @@ def by_model(model: Model) -> Scorer:
     return scores
 
 
-def by_own_frequency(trained: Trained) -> Scorer:
-    """How often the user had the item before, all of the past; ties by popularity."""
-    counts = trained.vocabulary.counts
+def by_own_frequency(counts: Index) -> Scorer:
+    """How often the user had the item before, all of the past; ties by popularity, the (I,) events in training."""
     tie = counts / (counts.sum() + 1)
 
     def scores(_: Batch, asked: Asked) -> FloatArray:
@@ -42,17 +42,16 @@ def by_own_frequency(trained: Trained) -> Scorer:
     return scores
 
 
-def by_popularity(trained: Trained) -> Scorer:
-    """How often anybody had it, in training."""
-    counts = trained.vocabulary.counts.astype(np.float32)
-    return lambda _, asked: np.tile(counts, (len(asked), 1))
+def by_popularity(counts: Index) -> Scorer:
+    """How often anybody had it, (I,) in training."""
+    return lambda _, asked: np.tile(counts.astype(np.float32), (len(asked), 1))
 
 
 SCORERS: dict[str, Callable[[Trained], Scorer]] = {
     "pocketrank": lambda trained: by_model(trained.model),
     "memory_alone": lambda trained: by_model(trained.memory_alone),
-    "own_frequency": by_own_frequency,
-    "popularity": by_popularity,
+    "own_frequency": lambda trained: by_own_frequency(trained.vocabulary.counts),
+    "popularity": lambda trained: by_popularity(trained.vocabulary.counts),
 }
 
 

@@ -143,7 +143,7 @@ def test_a_method_of_ones_own_is_compared_by_name(project: Project) -> None:
         found[np.arange(len(asked)), asked.history.events.rows[asked.asked_at - 1]] = 1
         return found
 
-    found = rank(asked, {"last_item": last_item, "popularity": by_popularity(trained)})
+    found = rank(asked, {"last_item": last_item, "popularity": by_popularity(trained.vocabulary.counts)})
     assert list(found.means()) == ["last_item", "popularity"]
     before = asked.history.events.rows[asked.asked_at - 1]
     assert found.ranked["last_item"].rows[:, 0].tolist() == before.tolist()
