@@ -25,11 +25,11 @@ def item_vectors(history: History, train_end: Index, width: int, seed: int) -> n
     items = len(history.vocabulary.items)
     if items <= width + 1:
         return None
-    segments = len(history.segments)
-    segment = np.repeat(np.arange(segments), history.segments.end - history.segments.first)
+    segments = int((history.segments.first < train_end[history.segment_user]).sum())  # that training sees
+    segment = np.repeat(np.arange(len(history.segments)), history.segments.end - history.segments.first)
     known = (history.events.rows >= 0) & (np.arange(len(history.user)) < train_end[history.user])
     ones = np.ones(int(known.sum()), np.float32)
-    there = sp.csr_matrix((ones, (segment[known], history.events.rows[known])), (segments, items))
+    there = sp.csr_matrix((ones, (segment[known], history.events.rows[known])), (len(history.segments), items))
     there.data[:] = 1
     together = (there.T @ there).tocoo()
     count = there.sum(axis=0).A1 + 1

@@ -41,10 +41,11 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         random = np.random.default_rng((self.config.seed, self.round))
-        for builder, segment in islice(self._segments(self.round * len(self)), len(self)):
+        segments = self._segments(self.round * len(self))
+        self.round += 1  # now: whoever takes `len` batches never comes back for what follows the last
+        for builder, segment in islice(segments, len(self)):
             ask = self.sessions if self.target == "session" else self.events
             yield ask(builder, segment, random).batch()
-        self.round += 1
 
     def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
         """Each segment asked once, after some of its events, mostly none, for all the rest of it.
