@@ -81,6 +81,7 @@ def write_items(path: Path, items: list[Any], **columns: list[Any]) -> None:
 
 
 def project_in(root: Path, settings: str = SETTINGS) -> Project:
+    root.mkdir(parents=True, exist_ok=True)
     (root / "pocketrank.toml").write_text(settings)
     return Project.open(root)
 

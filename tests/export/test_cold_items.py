@@ -47,15 +47,19 @@ def test_without_content_new_items_are_all_alike(found: ColdItems) -> None:
 
 
 def test_nothing_of_an_item_held_out_leaks_into_the_model_that_ranks_it(tmp_path: Path) -> None:
-    """Numbers of each item's own say nothing of others: only who trained on its events could make use of them."""
-    project = project_in(tmp_path)
-    write_log(project.events_dir)
-    write_items(project.items_path, ITEMS, noise=list(np.random.default_rng(1).normal(size=(len(ITEMS), 40))))
-    found = cold_items(project, progress=False)
-    assert found.means("new")["content"]["ndcg_10"] < found.means("new")["random"]["ndcg_10"] + 3 * (
-        found.error_of_difference("new", "content", "random")
-    )
-    assert found.means("all")["content"]["ndcg_10"] < 0.15  # trained on, they have more than twice that
+    """Numbers of each item's own say nothing of others: only who trained on its events could make use of them.
+
+    With one draw of them, six items rank well or badly by chance; over four draws they rank as by lot.
+    """
+    ahead = []
+    for draw in range(1, 5):
+        project = project_in(tmp_path / str(draw))
+        write_log(project.events_dir)
+        write_items(project.items_path, ITEMS, noise=list(np.random.default_rng(draw).normal(size=(len(ITEMS), 40))))
+        means = cold_items(project, progress=False).means("new")
+        ahead.append(means["content"]["ndcg_10"] - means["random"]["ndcg_10"])
+    assert abs(np.mean(ahead)) < 0.1
+    assert min(ahead) < 0 < max(ahead)
 
 
 def test_sessions_are_ranked_as_though_their_users_had_never_met_the_items(
