@@ -75,6 +75,7 @@ def _measured(names: list[str], work: Path, options: argparse.Namespace) -> Fact
             "cpu_s": round(float(np.mean([run["cpu_s"] for run in runs])), 1),
             "ndcg10_by_seed": [round(float(np.nanmean(one["ndcg"])), 4) for one in kept],
         }
+    found["users"] = len(values["popularity"]["ndcg"])
     for name, metrics in values.items():
         ndcg = estimate(metrics["ndcg"])
         found["models"][name] = {
@@ -104,9 +105,12 @@ def _table(found: dict[str, Any]) -> str:
                 else ""
             )
         )
-    users = next((paired["users"] for paired in found["paired"].values()), 0)
     return "\n".join(
-        [*lines, "", f"{found['data']}: {users:,} users, mean of {found['seeds']} trainings; ± one standard error"]
+        [
+            *lines,
+            "",
+            f"{found['data']}: {found['users']:,} users, mean of {found['seeds']} trainings; ± one standard error",
+        ]
     )
 
 
