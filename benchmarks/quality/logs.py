@@ -6,7 +6,7 @@ None is committed: MovieLens-1M and the commits are read from files, Complete Jo
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,6 @@ LOGS: dict[str, Callable[[Path | None], Log]] = {
     "completejourney": completejourney,
     "commits": commits,
 }
-
-
-def in_chunks(log: Log, size: int) -> Log:
-    """The same log cut by count alone, for item vectors that start from what comes up together."""
-    cut = FixedCount(size).cut(log.history.user, log.history.events.time_us)
-    return replace(log, history=replace(log.history, segments=cut))
 
 
 def _there(path: Path | None, name: str) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.processes import Facts
-from benchmarks.quality.logs import LOGS, Log, in_chunks
+from benchmarks.quality.logs import LOGS, Log
 from benchmarks.quality.models import MODELS, Blind, Recipe
 from pocketrank.segments import FixedCount
 from pocketrank_export.asked import Asked
@@ -29,8 +29,6 @@ from pocketrank_export.scorers import by_model, by_own_frequency, by_popularity
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.training import fit
-
-STARTS_FROM = 16  # events within which items come up together, for logs whose sessions are no segments
 
 
 def train(data: str, model: str, seed: int, work: str, path: str | None = None, share: float = 1.0) -> Facts:
@@ -122,10 +120,7 @@ def _trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingCo
         )
     with torch.no_grad():
         model.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
-    together = (
-        in_chunks(replace(log, history=history), STARTS_FROM) if builder.by_count else replace(log, history=history)
-    )
-    vectors = item_vectors(together.history, train_end, config.width, training.seed)
+    vectors = item_vectors(history, train_end, config.width, training.seed)
     if vectors is not None:
         model.start_items(vectors)
     if config.memory and config.fusion != "none":

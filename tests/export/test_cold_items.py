@@ -58,7 +58,7 @@ def test_nothing_of_an_item_held_out_leaks_into_the_model_that_ranks_it(tmp_path
         write_items(project.items_path, ITEMS, noise=list(np.random.default_rng(draw).normal(size=(len(ITEMS), 40))))
         means = cold_items(project, progress=False).means("new")
         ahead.append(means["content"]["ndcg_10"] - means["random"]["ndcg_10"])
-    assert abs(np.mean(ahead)) < 0.1
+    assert abs(np.mean(ahead)) < 0.1  # trained on, they are .25 ahead
     assert min(ahead) < 0 < max(ahead)
 
 
