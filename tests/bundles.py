@@ -1,4 +1,4 @@
-"""A bundle small enough to check by hand, and slow references of its three graphs.
+"""A bundle small enough to check by hand, and slow references of its graphs.
 
 Made with `onnx` alone: the rooms under test know nothing of torch. Every input of every graph changes its output, so a
 column that is fed wrongly shows. With e an event, s a segment, c a candidate:
@@ -7,7 +7,8 @@ column that is fed wrongly shows. With e an event, s a segment, c a candidate:
     share_s    = mask (0.5 + weight) exp(-age_s / 86400);    share_e = live_mask (0.5 + score) exp(-live_age_s / 3600)
     state      = (sum_s share_s vectors scales + sum_e share_e (live_items + 0.1 behavior)) / (1 + sum of shares)
     state_bias = 0.125 (sum_s mask + sum_e live_mask)                                                      (H = 1)
-    scores     = <scales c, state> + state_bias + bias + log(1 + count) + 0.5 decayed + 1e-6 since + 1e-7 interval
+    added      = log(1 + count) + 0.5 decayed + 1e-6 since + 1e-7 interval
+    scores     = <scales c, state> + state_bias + bias; on a phone the bias has what the item memory adds
 """
 
 import hashlib
@@ -58,6 +59,7 @@ def write_bundle(
     sizes = {"S": slots, "K": 1, "L": length, "D": D, "H": 1, "I": len(ids), "F": items_remembered, "T": 2}
     (folder / "encoder.onnx").write_bytes(encoder_graph())
     (folder / "state.onnx").write_bytes(state_graph())
+    (folder / "memory.onnx").write_bytes(memory_graph())
     (folder / "score.onnx").write_bytes(score_graph())
     tensors.save(folder / "items.safetensors", table, {})
     tensors.save(folder / "golden.safetensors", golden(table, sizes), {"reference": "numpy"})
@@ -155,6 +157,18 @@ def state_graph() -> bytes:
     return _model(inputs, steps, {"state": ["B", 1, D], "state_bias": ["B", 1]})
 
 
+def memory_graph() -> bytes:
+    """The memory graph, F dynamic."""
+    steps = [
+        ("Add", "memory by_count", "memory1"),
+        ("Log", "memory1", "logs"),
+        ("Gather", "logs zero", "count"),
+        ("MatMul", "memory weights", "rest"),
+        ("Sum", "count rest", "added"),
+    ]
+    return _model({"memory": ("f", ["F", 4])}, steps, {"added": ["F"]})
+
+
 def score_graph() -> bytes:
     """The score graph, I dynamic."""
     inputs = {
@@ -163,18 +177,13 @@ def score_graph() -> bytes:
         "candidates": ("b", ["I", D]),
         "scales": ("f", ["I"]),
         "bias": ("f", ["I"]),
-        "memory": ("f", ["I", 4]),
     }
     steps = [
         ("Cast", "candidates", "whole"),
         ("Squeeze", "state axis0", "flat"),
         ("MatMul", "whole flat", "product"),
         ("Mul", "product scales", "match"),
-        ("Add", "memory by_count", "memory1"),
-        ("Log", "memory1", "logs"),
-        ("Gather", "logs zero", "count"),
-        ("MatMul", "memory weights", "rest"),
-        ("Sum", "match state_bias bias count rest", "scores"),
+        ("Sum", "match state_bias bias", "scores"),
     ]
     return _model(inputs, steps, {"scores": ["I"]})
 
@@ -207,7 +216,7 @@ def fuse(inputs: Mapping[str, Array]) -> tuple[Array, Array]:
 
 
 def score(state: Array, state_bias: Array, candidates: Array, scales: Array, bias: Array, memory: Array) -> Array:
-    """The score graph in slow numpy, float64: (I,)."""
+    """The score graph in slow numpy, float64, with the item memory's part: (I,)."""
     found = []
     for c in range(len(bias)):
         count, decayed, since, interval = memory[c].astype(float)

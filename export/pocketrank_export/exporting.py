@@ -19,13 +19,14 @@ from pocketrank.command import progress
 from pocketrank.errors import CheckFailed, UsageError
 from pocketrank.quantise import dequantise, quantise
 from pocketrank.segments import policy_settings
+from pocketrank_export.catalogue_graph import to_catalogue
 from pocketrank_export.examples import Builder
 from pocketrank_export.golden import golden_cases
 from pocketrank_export.graphs import to_onnx, to_tflite
 from pocketrank_export.trained import Trained
 
 LEAST_RUNTIME = "0.1.0"
-GRAPHS = ("encoder", "state", "score")
+GRAPHS = ("encoder", "state", "memory", "score")
 ENCODER_FILES = ("encoder.onnx", "items.safetensors", "item_ids.json")
 
 
@@ -54,6 +55,8 @@ def write_bundle(trained: Trained, builder: Builder, quality: Mapping[str, Any],
         jobs = [(name, write) for name in GRAPHS for write in (to_onnx, to_tflite)]
         for name, write in progress(jobs, len(jobs), "export", "graphs"):
             write(trained.model, sizes, name, draft / f"{name}.{'onnx' if write is to_onnx else 'tflite'}")
+        if sizes.H == 1:
+            to_catalogue(sizes, draft / "catalogue.onnx")
         _write_items(draft, items)
         cases = golden_cases(trained.model, items, sizes, builder)
         reference = {"reference": f"torch {torch.__version__.partition('+')[0]}"}

@@ -114,18 +114,16 @@ def _score_cases(model: Model, items: Items, sizes: Sizes, batch: Batch, state: 
         count = int(of_case.sum())
         memory_rows[case, :count] = batch.memory_row.numpy()[of_case]
         memory[case, :count] = batch.memory.numpy()[of_case]
-    scores = []
+    bias, scores = np.tile(items.bias[rows], (CASES, 1)), []
     for case in range(CASES):
-        table = np.zeros((len(rows), 4), np.float32)
         there = memory_rows[case] >= 0
-        table[memory_rows[case][there]] = memory[case][there]
+        bias[case, memory_rows[case][there]] += _run(model, "memory", {"memory": memory[case]})[0][there]
         inputs = {
             "state": state["state"][case],
             "state_bias": state["state_bias"][case],
             "candidates": items.vectors[rows],
             "scales": items.scales[rows],
-            "bias": items.bias[rows],
-            "memory": table,
+            "bias": bias[case],
         }
         scores.append(_run(model, "score", inputs)[0])
     return {"rows": rows, "memory_rows": memory_rows, "memory": memory, "scores": np.stack(scores)}

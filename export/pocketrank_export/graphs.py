@@ -1,4 +1,4 @@
-"""The three graphs of a bundle as torch modules, in the shapes of the design, and their export.
+"""The graphs of a bundle as torch modules, in the shapes of the design, and their export.
 
 Everything numeric is inside them, dequantising included, so that a client only feeds buffers.
 """
@@ -19,6 +19,7 @@ from pocketrank.bundle import Sizes
 from pocketrank.errors import is_interrupt
 from pocketrank_export.fusion import Cached, Live
 from pocketrank_export.model import Model
+from pocketrank_export.reduction import reduced
 
 
 class StateGraph(nn.Module):
@@ -49,22 +50,33 @@ class StateGraph(nn.Module):
         return state, state_bias
 
 
+class MemoryGraph(nn.Module):
+    """What a user did with single items to what that adds to their scores."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.memory = model.memory
+
+    def forward(self, memory: Tensor) -> Tensor:
+        """See the table of graphs in docs/formats.md."""
+        return memory.sum(dim=1) * 0.0 if self.memory is None else self.memory(memory[None])[0]
+
+
 class ScoreGraph(nn.Module):
     """State and candidates to scores."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.model = model
+        self.reduce = model.reduce
 
-    def forward(
-        self, state: Tensor, state_bias: Tensor, candidates: Tensor, scales: Tensor, bias: Tensor, memory: Tensor
-    ) -> Tensor:
+    def forward(self, state: Tensor, state_bias: Tensor, candidates: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
         """See the table of graphs in docs/formats.md."""
-        vectors = candidates.to(torch.float32) * scales[:, None]
-        return self.model.score(state[None], state_bias[None], vectors, bias, memory[None])[0]
+        # The few numbers of the state are turned, not the many of the candidates.
+        match = (candidates.to(torch.float32) @ state.transpose(0, 1)) * scales[:, None] + state_bias
+        return reduced(match.transpose(0, 1), self.reduce) + bias
 
 
-OUTPUTS = {"encoder": ["vectors"], "state": ["state", "state_bias"], "score": ["scores"]}
+OUTPUTS = {"encoder": ["vectors"], "state": ["state", "state_bias"], "memory": ["added"], "score": ["scores"]}
 # H is dynamic where it grows with S; the state graph's own outputs are here for the letters alone.
 _AXES: dict[str, dict[str, dict[int, str]]] = {
     "encoder": {name: {0: "B", 1: "L"} for name in ("items", "behavior", "gap_s", "score", "mask")},
@@ -73,18 +85,19 @@ _AXES: dict[str, dict[str, dict[int, str]]] = {
         **{f"live_{name}": {0: "B", 1: "L"} for name in ("items", "behavior", "age_s", "score", "mask")},
         **{name: {0: "B", 1: "H"} for name in ("state", "state_bias")},
     },
+    "memory": {name: {0: "F"} for name in ("memory", "added")},
     "score": {
         **{name: {0: "H"} for name in ("state", "state_bias")},
-        **{name: {0: "I"} for name in ("candidates", "scales", "bias", "memory")},
+        **{name: {0: "I"} for name in ("candidates", "scales", "bias")},
     },
 }
 
 
 def graph(model: Model, name: str) -> nn.Module:
-    """One of the three graphs, ready to run or export."""
-    if name == "encoder":
-        return model.encoder.eval()
-    return (StateGraph(model) if name == "state" else ScoreGraph(model)).eval()
+    """One of them, ready to run or export."""
+    made = {"encoder": lambda model: model.encoder, "state": StateGraph, "memory": MemoryGraph, "score": ScoreGraph}
+    found: nn.Module = made[name](model)
+    return found.eval()
 
 
 def samples(sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
@@ -108,18 +121,19 @@ def samples(sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
             "live_score": events["score"],
             "live_mask": events["mask"],
         }
+    if name == "memory":
+        return {"memory": zeros(max(sizes.F, 1), 4)}
     return {
         "state": zeros(h, d),
         "state_bias": zeros(h),
         "candidates": zeros(i, d, dtype=torch.int8),
         "scales": torch.ones(i),
         "bias": zeros(i),
-        "memory": zeros(i, 4),
     }
 
 
 def to_onnx(model: Model, sizes: Sizes, name: str, path: Path) -> None:
-    """Write one graph as ONNX: B, S, L, I and, where it is not 1, H dynamic; no machine paths inside."""
+    """Write one graph as ONNX: B, S, L, F, I and, where it is not 1, H dynamic; no machine paths inside."""
     import onnx  # noqa: PLC0415
 
     inputs = samples(sizes, name, batch=2)

@@ -20,7 +20,7 @@ from pocketrank.encoding import Encoder, Events, closed_segments
 from pocketrank.engines import Graph
 from pocketrank.memory import remembered
 from pocketrank.pack import Pack
-from pocketrank.scoring import score_items
+from pocketrank.scoring import Scorer as ItemScorer
 from pocketrank.segments import MICROSECONDS
 from pocketrank.situation import Situation, situate
 from pocketrank_export.asked import Asked
@@ -55,19 +55,21 @@ class Phone:
 
     Attributes:
         bundle: item table and manifest.
-        encoder, state, score: its graphs.
+        encoder, state: its graphs.
+        scorer: runs the others.
     """
 
     bundle: Bundle
     encoder: Graph
     state: Graph
-    score: Graph
+    scorer: ItemScorer
 
     @classmethod
     def of(cls, trained: Trained) -> "Phone":
         """One that runs a model which need not be exported; the model must have a fusion."""
         bundle = Bundle(Path(), manifest_of(trained, "", "", {}, {}, {}), item_table(trained))
-        return cls(bundle, *(TorchGraph(trained.model, name) for name in ("encoder", "state", "score")))
+        encoder, state = (TorchGraph(trained.model, name) for name in ("encoder", "state"))
+        return cls(bundle, encoder, state, ItemScorer(bundle, lambda name, _: TorchGraph(trained.model, name)))
 
     def pack(self, past: Events, now_us: int, missing: int) -> Pack | None:
         """One user's pack as it was before the newest segments closed.
@@ -131,10 +133,9 @@ class Phone:
 
     def scores(self, situation: Situation, now_us: int) -> FloatArray:
         """(I,) scores of the whole catalogue."""
-        rows, now_s = np.arange(self.bundle.sizes.I), now_us // MICROSECONDS
-        memory = situation.memory.features(rows, now_s, self.bundle.manifest.memory_half_life_s)
         state = self.state.run(situation.state_inputs(now_us))
-        return score_items(self.bundle, self.score, rows, state["state"][0], state["state_bias"][0], memory)
+        added = self.scorer.remembered(situation.memory, now_us // MICROSECONDS)
+        return self.scorer.scores(self.scorer.all_items, state["state"][0], state["state_bias"][0], added)
 
     def _observed(self, events: Events) -> list[Observed]:
         ids, names = self.bundle.items.ids, self.bundle.manifest.behaviors

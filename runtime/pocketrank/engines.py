@@ -37,13 +37,17 @@ class OnnxGraph:
     suffix = ".onnx"
     batch = 0
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int, constants: Mapping[str, npt.NDArray[Any]]) -> None:
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime  # noqa: PLC0415
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        self._constants = constants  # onnxruntime reads them where they are
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
+        if values:
+            options.add_external_initializers(list(constants), values)
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -59,7 +63,9 @@ class LiteRtGraph:
     batch = 1
     _module = "ai_edge_litert.interpreter"
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int, constants: Mapping[str, npt.NDArray[Any]]) -> None:
+        if constants:
+            raise ValueError(f"{path}: a TFLite graph takes no constants from outside")
         interpreter = importlib.import_module(self._module).Interpreter(str(path), num_threads=threads)
         self._interpreter = interpreter  # the runner does not keep it alive
         self._runner = interpreter.get_signature_runner()
@@ -88,14 +94,21 @@ def installed() -> list[str]:
     return [name for name, (_, package) in ENGINES.items() if importlib.util.find_spec(package)]
 
 
-def load(folder: Path, name: str, engine: str | None = None, threads: int = 1) -> Graph:
+def load(
+    folder: Path,
+    name: str,
+    engine: str | None = None,
+    threads: int = 1,
+    constants: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> Graph:
     """Load one graph of a bundle.
 
     Args:
         folder: the bundle.
-        name: "encoder", "state" or "score".
+        name: "encoder", "state", "memory", "score" or "catalogue".
         engine: "onnx", "litert" or "tflite"; None takes the first one installed.
         threads: threads the engine may use.
+        constants: tensors that the graph names and leaves to whoever loads it ("onnx").
 
     Raises:
         UsageError: no engine of that name.
@@ -108,7 +121,7 @@ def load(folder: Path, name: str, engine: str | None = None, threads: int = 1) -
     if not path.is_file():
         raise BadBundle(f"{path}: missing, engine {chosen} needs it; take another engine or export the bundle again")
     try:
-        return graph(path, threads)
+        return graph(path, threads, constants or {})
     except ImportError:
         raise
     except Exception as error:  # what an engine raises on a broken graph is its own affair

@@ -23,7 +23,7 @@ from pocketrank.errors import BadInput, BadPack, BundleMismatch
 from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason, reasons
-from pocketrank.scoring import best, score_items
+from pocketrank.scoring import Candidates, Scorer, best
 from pocketrank.segments import LAST_S, MICROSECONDS
 from pocketrank.situation import Situation, kept_of, situate
 from pocketrank.times import to_us
@@ -70,8 +70,7 @@ class Ranking(Sequence[Hit]):
     basis: tuple[str, ...]
     _ranker: "Ranker"
     _situation: Situation
-    _state_us: int
-    _now_us: int
+    _at_us: int
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,7 +88,7 @@ class Ranking(Sequence[Hit]):
     @cached_property
     def reasons(self) -> list[tuple[Reason, ...]]:
         """Reasons of every hit."""
-        return self._ranker._reasons(self._situation, self.rows, self._state_us, self._now_us)
+        return self._ranker._reasons(self._situation, self.rows, self._at_us)
 
 
 class Ranker:
@@ -100,7 +99,7 @@ class Ranker:
         self.refused: str | None = None
         self._cache, self._lock = cache, threading.RLock()
         folder = bundle.folder
-        self._state, self._score = (engines.load(folder, name, engine) for name in ("state", "score"))
+        self._state, self._scorer = engines.load(folder, "state", engine), Scorer.load(bundle, engine)
         self._encoder = Encoder(bundle, engines.load(folder, "encoder", engine), batch=1)
         self._known: _Known | None = None
         self._pack = self._cached_pack()
@@ -174,7 +173,7 @@ class Ranker:
     def rank(
         self,
         k: int = 10,
-        candidates: Sequence[ItemId] | None = None,
+        candidates: Sequence[ItemId] | Candidates | None = None,
         exclude_seen: bool = False,
         now: Time = None,
     ) -> Ranking:
@@ -182,7 +181,8 @@ class Ranker:
 
         Args:
             k: hits wanted, at most.
-            candidates: item ids; ones that the vocabulary lacks are left out. None ranks the whole catalogue.
+            candidates: item ids, or what `prepare` made of them; ones that the vocabulary lacks are left out. None
+                ranks the whole catalogue.
             exclude_seen: leave out items that the user has touched.
             now: time of the request, as `observe` takes it.
 
@@ -197,12 +197,19 @@ class Ranker:
         now_us = _microseconds(now)
         with self._lock:
             known = self._now(now_us)
-            situation, rows = known.situation, self._rows(candidates)
+            situation, chosen = known.situation, self.prepare(candidates)
+            scores = self._scorer.scores(chosen, known.state, known.state_bias, known.added)
             if exclude_seen:
-                rows = rows[~np.isin(rows, situation.seen)]
-            scores = self._scores(situation, rows, now_us, known.state, known.state_bias, memory=True)
-            top = best(scores, rows, k)
-            return Ranking(rows[top], scores[top], self._basis(situation), self, situation, known.at_us, now_us)
+                scores[np.isin(chosen.rows, situation.seen)] = -np.inf
+            top = best(scores, chosen.rows, k)
+            top = top[scores[top] > -np.inf] if exclude_seen else top
+            return Ranking(chosen.rows[top], scores[top], self._basis(situation), self, situation, known.at_us)
+
+    def prepare(self, candidates: Sequence[ItemId] | Candidates | None) -> Candidates:
+        """Look candidates up once, for many requests among the same ones; arguments as of `rank`."""
+        if candidates is None:
+            return self._scorer.all_items
+        return candidates if isinstance(candidates, Candidates) else Candidates.of_ids(self.bundle, candidates)
 
     def forget(self) -> None:
         """Remove every event and the pack from the device."""
@@ -281,36 +288,17 @@ class Ranker:
         if self._known is None or self._known.step != step:
             situation = situate(self.bundle, self._encoder, self._pack, self._cache.events(), now_us)
             run = self._state.run(situation.state_inputs(now_us))
-            self._known = _Known(step, now_us, situation, run["state"][0], run["state_bias"][0])
+            added = self._scorer.remembered(situation.memory, now_us // MICROSECONDS)
+            self._known = _Known(step, now_us, situation, run["state"][0], run["state_bias"][0], added)
         return self._known
 
-    def _rows(self, candidates: Sequence[ItemId] | None) -> Int64Array:
-        if candidates is None:
-            return np.arange(self.bundle.sizes.I)
-        found = {self.bundle.items.row.get(item, -1) for item in candidates}
-        return np.array(sorted(found - {-1}), np.int64)
-
-    def _scores(
-        self,
-        situation: Situation,
-        rows: Int64Array,
-        now_us: int,
-        state: FloatArray,
-        state_bias: FloatArray,
-        *,
-        memory: bool,
-    ) -> FloatArray:
-        table = np.zeros((len(rows), 4), np.float32)
-        if memory:
-            table = situation.memory.features(rows, now_us // MICROSECONDS, self.bundle.manifest.memory_half_life_s)
-        return score_items(self.bundle, self._score, rows, state, state_bias, table)
-
-    def _reasons(self, situation: Situation, rows: Int64Array, state_us: int, now_us: int) -> list[tuple[Reason, ...]]:
-        def score(state: FloatArray, state_bias: FloatArray, memory: bool) -> FloatArray:
-            return self._scores(situation, rows, now_us, state, state_bias, memory=memory)
-
+    def _reasons(self, situation: Situation, rows: Int64Array, at_us: int) -> list[tuple[Reason, ...]]:
         with self._lock:
-            return reasons(situation, state_us, self._state, score)
+            hits, added = (
+                Candidates.of_rows(self.bundle, rows),
+                self._scorer.remembered(situation.memory, at_us // MICROSECONDS),
+            )
+            return reasons(situation, at_us, self._state, lambda *state: self._scorer.scores(hits, *state), added[rows])
 
     def _basis(self, situation: Situation) -> tuple[str, ...]:
         there = {
@@ -331,6 +319,7 @@ class _Known:
     situation: Situation
     state: FloatArray
     state_bias: FloatArray
+    added: FloatArray
 
 
 def _microseconds(at: Time) -> int:

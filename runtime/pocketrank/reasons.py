@@ -47,7 +47,8 @@ def reasons(
     situation: Situation,
     now_us: int,
     state: Graph,
-    score: Callable[[npt.NDArray[np.float32], npt.NDArray[np.float32], bool], FloatArray],
+    score: Callable[[FloatArray, FloatArray], FloatArray],
+    memory: FloatArray,
 ) -> list[tuple[Reason, ...]]:
     """Work out the parts of some candidates' scores.
 
@@ -55,7 +56,8 @@ def reasons(
         situation: what the phone knows.
         now_us: the clock by which the ranking's state was worked out.
         state: the state graph.
-        score: (H, D) state, (H,) state_bias and whether the memory counts -> (I,) scores of these candidates.
+        score: (H, D) state and (H,) state_bias -> (I,) scores of these candidates, without the memory.
+        memory: (I,) what the memory adds to each.
 
     Returns:
         For each candidate its reasons, the greatest first; they sum to its score.
@@ -64,20 +66,18 @@ def reasons(
     segments = len(situation.closed)
     masks = _left_out(inputs, segments, live=bool(len(situation.live)))
     states, biases = _run_each(state, inputs, masks)
-    full = score(states[0], biases[0], True)
-    base = score(states[1], biases[1], False)
-    parts = [Reason("base", 0.0), Reason("memory", 0.0)]
-    added = [base, full - score(states[0], biases[0], False)]
+    full, base = (score(states[run], biases[run]) for run in (0, 1))
+    parts, added = [Reason("base", 0.0), Reason("memory", 0.0)], [base, memory]
     if len(situation.live):
         parts.append(Reason("live", 0.0))
-        added.append(full - score(states[2], biases[2], True))
+        added.append(full - score(states[2], biases[2]))
     for number in range(segments):
         parts.append(_segment(situation, number))
         at = len(states) - segments + number
-        added.append(full - score(states[at], biases[at], True))
+        added.append(full - score(states[at], biases[at]))
     table = np.stack(added).astype(np.float64)  # so that the parts sum to the score
     parts.append(Reason("interaction", 0.0))
-    table = np.vstack([table, full - table.sum(axis=0)])
+    table = np.vstack([table, full + memory - table.sum(axis=0)])
     return [_of_one(parts, column) for column in table.T]
 
 

@@ -1,43 +1,134 @@
-"""Scores of candidates, by a bundle's score graph, in as many chunks as the graph's format asks for."""
+"""Scores of candidates, by a bundle's graphs: in one run, or in as many chunks as the graphs' format asks for."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank.bundle import Bundle, Int64Array
-from pocketrank.engines import Graph
-from pocketrank.quantise import FloatArray
+from pocketrank import engines
+from pocketrank.bundle import Bundle, Int64Array, ItemId
+from pocketrank.engines import Arrays, Graph
+from pocketrank.memory import ItemMemory
+from pocketrank.quantise import FloatArray, Int8Array
 
 
-def score_items(
-    bundle: Bundle, graph: Graph, rows: Int64Array, state: FloatArray, state_bias: FloatArray, memory: FloatArray
-) -> FloatArray:
-    """Score items.
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Items to choose from, looked up once.
 
-    Args:
-        bundle: whose item table to use.
-        graph: its score graph.
-        rows: (I,) vocabulary rows of the candidates.
-        state: (H, D), from the state graph.
-        state_bias: (H,), from the state graph.
-        memory: (I, 4) float32 features of the item memory.
-
-    Returns:
-        (I,) float32.
+    Attributes:
+        rows: (I,) int64 vocabulary rows, ascending, each once.
+        vectors: (I, D) int8.
+        scales: (I,) float32.
     """
-    columns: dict[str, npt.NDArray[Any]] = {
-        "candidates": bundle.items.vectors[rows],
-        "scales": bundle.items.scales[rows],
-        "bias": bundle.items.bias[rows],
-        "memory": memory,
-    }
-    size = bundle.sizes.score_chunk if graph.batch else max(len(rows), 1)
-    found = [
-        graph.run({"state": state, "state_bias": state_bias, **_chunk(columns, begin, size)})["scores"]
-        for begin in range(0, len(rows), size)
-    ]
-    return np.concatenate(found)[: len(rows)] if found else np.zeros(0, np.float32)
+
+    rows: Int64Array
+    vectors: Int8Array
+    scales: FloatArray
+
+    @classmethod
+    def of_rows(cls, bundle: Bundle, rows: Int64Array) -> "Candidates":
+        """Those of some vocabulary rows, ascending."""
+        return cls(rows, bundle.items.vectors[rows], bundle.items.scales[rows])
+
+    @classmethod
+    def of_ids(cls, bundle: Bundle, ids: Sequence[ItemId]) -> "Candidates":
+        """Those of some item ids; repeated ones count once, ones that the vocabulary lacks are left out."""
+        row = bundle.items.row
+        found = sorted({row[item] for item in ids if item in row})
+        return cls.of_rows(bundle, np.array(found, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def without(self, rows: Int64Array) -> "Candidates":
+        """All but some."""
+        kept = ~np.isin(self.rows, rows)
+        return Candidates(self.rows[kept], self.vectors[kept], self.scales[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """What scores the items of a bundle.
+
+    Attributes:
+        bundle: whose item table to use.
+        graph: loads a graph by name, with the constants it wants from outside.
+    """
+
+    bundle: Bundle
+    graph: Callable[[str, Mapping[str, npt.NDArray[Any]]], Graph]
+
+    @classmethod
+    def load(cls, bundle: Bundle, engine: str) -> "Scorer":
+        """One that an engine runs; raises as `engines.load`."""
+        scorer = cls(bundle, lambda name, constants: engines.load(bundle.folder, name, engine, constants=constants))
+        _ = scorer._score, scorer._memory  # what cannot be loaded is said now
+        return scorer
+
+    @cached_property
+    def _score(self) -> Graph:
+        return self.graph("score", {})
+
+    @cached_property
+    def _memory(self) -> Graph:
+        return self.graph("memory", {})
+
+    @cached_property
+    def _catalogue(self) -> Graph:
+        """The table is laid out for it when the whole catalogue is ranked for the first time."""
+        items = self.bundle.items
+        return self.graph("catalogue", {"items": np.ascontiguousarray(items.vectors.T), "scales": items.scales})
+
+    @cached_property
+    def all_items(self) -> Candidates:
+        """The whole catalogue."""
+        items = self.bundle.items
+        return Candidates(np.arange(self.bundle.sizes.I), items.vectors, items.scales)
+
+    def added(self, features: FloatArray) -> FloatArray:
+        """What the item memory adds to the scores of F items, (F,), by their (F, 4) `ItemMemory.features`."""
+        return _in_chunks(self._memory, {"memory": features}, {}, max(self.bundle.sizes.F, 1), "added")
+
+    def remembered(self, memory: ItemMemory, now_s: int) -> FloatArray:
+        """(I,) what the item memory adds to every item's score, as of a time in seconds since 1970."""
+        table = np.zeros(self.bundle.sizes.I, np.float32)
+        if len(memory.items):
+            half_life_s = self.bundle.manifest.memory_half_life_s
+            table[memory.items] = self.added(memory.features(memory.items, now_s, half_life_s))
+        return table
+
+    def scores(
+        self, candidates: Candidates, state: FloatArray, state_bias: FloatArray, added: FloatArray | None = None
+    ) -> FloatArray:
+        """Score candidates.
+
+        Args:
+            candidates: of this bundle, I of them.
+            state: (H, D), from the state graph.
+            state_bias: (H,), from the state graph.
+            added: to all items' scores, from `remembered`; nothing where None.
+
+        Returns:
+            (I,) float32.
+        """
+        bias = self.bundle.items.bias if added is None else self.bundle.items.bias + added
+        known = {"state": state, "state_bias": state_bias}
+        if candidates is self.all_items:
+            if self.has_catalogue:
+                return self._catalogue.run({**known, "bias": bias})["scores"]
+        else:
+            bias = bias[candidates.rows]
+        columns: Arrays = {"candidates": candidates.vectors, "scales": candidates.scales, "bias": bias}
+        return _in_chunks(self._score, columns, known, self.bundle.sizes.score_chunk, "scores")
+
+    @cached_property
+    def has_catalogue(self) -> bool:
+        """Whether the bundle has a graph of its own for the whole catalogue, in the format that is used."""
+        return f"catalogue{getattr(self._score, 'suffix', '')}" in self.bundle.manifest.files
 
 
 def best(scores: FloatArray, rows: Int64Array, k: int) -> Int64Array:
@@ -47,9 +138,20 @@ def best(scores: FloatArray, rows: Int64Array, k: int) -> Int64Array:
     return places[np.lexsort((rows[places], -scores[places]))[:k]]
 
 
-def _chunk(columns: dict[str, npt.NDArray[Any]], begin: int, size: int) -> dict[str, npt.NDArray[Any]]:
+def _in_chunks(
+    graph: Graph, columns: Mapping[str, npt.NDArray[Any]], known: Mapping[str, npt.NDArray[Any]], size: int, output: str
+) -> FloatArray:
+    """One output of a graph over the rows of some columns: at once, or `size` a run where its shapes are fixed."""
+    rows = len(next(iter(columns.values())))
+    if not graph.batch:
+        return graph.run({**known, **columns})[output] if rows else np.zeros(0, np.float32)
+    found = [graph.run({**known, **_chunk(columns, begin, size)})[output] for begin in range(0, rows, size)]
+    return np.concatenate(found)[:rows] if found else np.zeros(0, np.float32)
+
+
+def _chunk(columns: Mapping[str, npt.NDArray[Any]], begin: int, size: int) -> dict[str, npt.NDArray[Any]]:
     parts = {name: column[begin : begin + size] for name, column in columns.items()}
-    missing = size - len(parts["bias"])
+    missing = size - len(next(iter(parts.values())))
     if not missing:
         return parts
     return {name: np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1)) for name, part in parts.items()}

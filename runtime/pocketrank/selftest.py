@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pocketrank import engines, tensors
 from pocketrank.bundle import Bundle
 from pocketrank.engines import Arrays, Graph
-from pocketrank.scoring import score_items
+from pocketrank.scoring import Candidates, Scorer
 
 TOP = 20
 LIMIT = 1e-5
@@ -75,7 +75,8 @@ def check(bundle: Bundle, engine: str) -> Parity:
     """
     golden, _ = tensors.read(bundle.folder / "golden.safetensors")
     tensors.checked(golden, _GOLDEN, str(bundle.folder / "golden.safetensors"), {**asdict(bundle.sizes), "4": 4})
-    encoder, state, score = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state", "score"))
+    encoder, state = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state"))
+    scorer = Scorer.load(bundle, engine)
     embed = bundle.items.embed
     encoded = _each(
         encoder, {"items": embed(golden["encoder.rows"]), **{name: golden[f"encoder.{name}"] for name in _ENCODER}}
@@ -85,7 +86,7 @@ def check(bundle: Bundle, engine: str) -> Parity:
     )
     scores = np.stack(
         [
-            _scores(bundle, golden, case, score, states["state"][case], states["state_bias"][case])
+            _scores(scorer, golden, case, states["state"][case], states["state_bias"][case])
             for case in range(len(states["state"]))
         ]
     )
@@ -129,17 +130,16 @@ def _each(graph: Graph, inputs: Arrays) -> Arrays:
 
 
 def _scores(
-    bundle: Bundle,
-    golden: Arrays,
-    case: int,
-    score: Graph,
-    state: npt.NDArray[np.float32],
-    bias: npt.NDArray[np.float32],
+    scorer: Scorer, golden: Arrays, case: int, state: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """Scores of one case's candidates, from this engine's own state: errors add up as they would on a phone."""
-    rows = golden["score.rows"]
-    memory = np.zeros((len(rows), 4), np.float32)
-    place = np.searchsorted(rows, golden["score.memory_rows"][case])
-    there = rows[np.minimum(place, len(rows) - 1)] == golden["score.memory_rows"][case]
-    memory[place[there]] = golden["score.memory"][case][there]
-    return score_items(bundle, score, rows, state, bias, memory)
+    rows, remembered = golden["score.rows"].astype(np.int64), golden["score.memory_rows"][case]
+    added = np.zeros(scorer.bundle.sizes.I, np.float32)
+    there = (remembered >= 0) & (remembered < len(added))
+    added[remembered[there]] = scorer.added(golden["score.memory"][case])[there]
+    found = scorer.scores(Candidates.of_rows(scorer.bundle, rows), state, bias, added)
+    if not scorer.has_catalogue:
+        return found
+    at_once = scorer.scores(scorer.all_items, state, bias, added)[rows]
+    wanted = golden["score.scores"][case]
+    return np.where(np.abs(at_once - wanted) > np.abs(found - wanted), at_once, found)  # the worse of both ways

@@ -3,21 +3,28 @@
 But the default ones, whose whole bundle `test_export` holds against torch.
 """
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from pocketrank import engines
 from pocketrank.bundle import Sizes
+from pocketrank_export.catalogue_graph import to_catalogue
 from pocketrank_export.encoder import ENCODERS
 from pocketrank_export.graphs import OUTPUTS, graph, to_onnx, to_tflite
 from pocketrank_export.model import FUSIONS, Model
 from pocketrank_export.settings import ModelConfig
 
 S, L, D, BEHAVIORS = 5, 4, 8, 3
+ITEMS = 300
 LIMIT = 1e-5
 DEFAULT = ModelConfig()
 WRITERS = {"onnx": to_onnx, "litert": to_tflite}
@@ -30,7 +37,7 @@ def made(vectors: int, **settings: str | int) -> tuple[Model, Sizes]:
     model = Model(config, items=3, behaviors=BEHAVIORS, length=L, slots=S).eval()
     shake(model)
     states = 1 if model.fusion is None else model.fusion.states
-    return model, Sizes(S=S, K=vectors, L=L, D=D, H=states, I=3, F=1, T=1, encoder_batch=2, score_chunk=7)
+    return model, Sizes(S=S, K=vectors, L=L, D=D, H=states, I=3, F=3, T=1, encoder_batch=2, score_chunk=7)
 
 
 def shake(module: nn.Module) -> None:
@@ -86,7 +93,6 @@ def candidates(states: int) -> dict[str, Tensor]:
         "candidates": torch.randint(-127, 128, (7, D), dtype=torch.int8),
         "scales": torch.rand(7) * 0.02,
         "bias": torch.randn(7),
-        "memory": torch.rand(7, 4) * 10,
     }
 
 
@@ -99,7 +105,7 @@ def hold(folder: Path, model: Model, sizes: Sizes, name: str, engine: str, input
         with torch.no_grad():
             found = graph(model, name)(**fed)
         wanted = [value.numpy() for value in (found if isinstance(found, tuple) else (found,))]
-        if loaded.batch and name != "score":
+        if loaded.batch and name in ("encoder", "state"):
             rows = range(len(next(iter(arrays.values()))))
             runs = [loaded.run({key: value[row : row + 1] for key, value in arrays.items()}) for row in rows]
             outputs = {key: np.concatenate([run[key] for run in runs]) for key in runs[0]}
@@ -136,3 +142,40 @@ def test_every_reduction_gives_the_same_scores_on_every_engine(tmp_path: Path, r
     torch.manual_seed(6)
     states = [sizes.H, 3] if engine == "onnx" else [sizes.H]
     hold(tmp_path, model, sizes, "score", engine, [candidates(count) for count in states])
+
+
+@pytest.mark.parametrize("engine", ["onnx", "litert"])
+@pytest.mark.parametrize("memory", [True, False])
+def test_the_item_memory_adds_the_same_on_every_engine(tmp_path: Path, memory: bool, engine: str) -> None:
+    model, sizes = made(1, memory=memory)
+    torch.manual_seed(6)
+    features = torch.rand(sizes.F, 4) * torch.tensor([20.0, 9.0, 4e9, 1e6])
+    features[0] = 0
+    hold(tmp_path, model, sizes, "memory", engine, [{"memory": features}])
+
+
+@given(
+    state=arrays(np.float32, (1, D), elements=st.floats(-1e4, 1e4, width=32)),
+    scale=st.sampled_from([1e-12, 1e-3, 1.0]),
+    seed=st.integers(0, 9),
+)
+def test_an_int8_product_with_the_whole_catalogue_is_as_exact_as_a_float_one(
+    state: np.ndarray, scale: float, seed: int
+) -> None:
+    """Of the sum of the products' sizes, as sums of floats are; extremes of int8 and of the state among them."""
+    rng = np.random.default_rng(seed)
+    items = rng.choice(np.array([-127, -64, -1, 0, 1, 127], np.int8), (ITEMS, D))
+    scales, bias = (rng.random(ITEMS).astype(np.float32) for _ in range(2))
+    state = (state * np.float32(scale)).astype(np.float32)
+    fed = {"state": state, "state_bias": np.float32([0.5]), "bias": bias}
+    found = catalogue(items, scales).run(fed)["scores"]
+    products = items * state[0].astype(np.float64) * scales[:, None]
+    assert np.abs(found - (products.sum(axis=1) + 0.5 + bias)).max() <= 3e-7 * (np.abs(products).sum(axis=1) + 2).max()
+
+
+def catalogue(items: np.ndarray, scales: np.ndarray) -> engines.Graph:
+    """The graph over a table of items."""
+    with tempfile.TemporaryDirectory() as folder:
+        to_catalogue(replace(made(1)[1], I=ITEMS), Path(folder) / "catalogue.onnx")
+        constants = {"items": np.ascontiguousarray(items.T), "scales": scales}
+        return engines.load(Path(folder), "catalogue", "onnx", constants=constants)

@@ -45,7 +45,7 @@ def asked(project: Project, trained: Trained) -> Asked:
 def phone(project: Project) -> Phone:
     bundle = Bundle.open(project.bundle_dir)
     manifest = replace(bundle.manifest, sizes={**bundle.manifest.sizes, "F": PLENTY})
-    graphs = [engines.load(bundle.folder, name, "onnx") for name in ("encoder", "state", "score")]
+    graphs = [engines.load(bundle.folder, name, "onnx") for name in ("encoder", "state")]
     return Phone(Bundle(bundle.folder, manifest, bundle.items), *graphs)
 
 

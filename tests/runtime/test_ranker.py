@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pocketrank import Ranker, engines
 from pocketrank.errors import BadInput, BadPack, BundleMismatch, MissingExtra
 from pocketrank.pack import Pack
+from pocketrank.scoring import Scorer
 
 from ..bundles import edit_manifest, write_bundle
 from .conftest import IDS
@@ -299,7 +300,7 @@ def test_ties_go_by_vocabulary_row(bundle_dir: Path, monkeypatch: pytest.MonkeyP
             return {"scores": np.array([2, 1, 2, 1, 1, 2], np.float32)[: len(inputs["bias"])]}
 
     with Ranker.open(bundle_dir) as ranker:
-        monkeypatch.setattr(ranker, "_score", Flat())
+        monkeypatch.setattr(ranker, "_scorer", Scorer(ranker.bundle, lambda name, constants: Flat()))
         asked = ["p-9", "p-8", "p-4", "p-3", "p-1", "p-0"]
         for k in range(1, 7):
             found = [hit.item for hit in ranker.rank(k, candidates=asked)]
@@ -498,8 +499,8 @@ def test_an_engine_of_fixed_shapes_gives_the_same_ranking_and_reasons(
         class Fixed:
             batch = 1
 
-            def __init__(self, *arguments: Any) -> None:
-                self.graph, self.shapes = load(*arguments), None
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                self.graph, self.shapes = load(*arguments, **options), None
 
             def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 found = {name: array.shape for name, array in inputs.items()}

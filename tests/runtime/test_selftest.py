@@ -27,8 +27,8 @@ class Altered:
 def altered(monkeypatch: pytest.MonkeyPatch, name: str, change: Any) -> None:
     load = engines.load
 
-    def changed(folder: Path, graph: str, engine: str | None = None) -> Any:
-        found = load(folder, graph, engine)
+    def changed(folder: Path, graph: str, engine: str | None = None, **options: Any) -> Any:
+        found = load(folder, graph, engine, **options)
         return Altered(found, change) if graph == name else found
 
     monkeypatch.setattr(engines, "load", changed)
@@ -42,7 +42,7 @@ def test_an_engine_that_agrees_is_fine(bundle_dir: Path) -> None:
     assert found.excess < 1
 
 
-@pytest.mark.parametrize("graph", ["encoder", "state", "score"])
+@pytest.mark.parametrize("graph", ["encoder", "state", "memory", "score"])
 @pytest.mark.parametrize(
     "change", [lambda x: x * np.float32(1.001), lambda x: x * np.float32(np.nan), lambda x: -x, np.zeros_like]
 )
@@ -69,8 +69,8 @@ def test_an_engine_that_does_not_read_an_input_is_not_fine(
     class Deaf:
         batch = 0
 
-        def __init__(self, *arguments: Any) -> None:
-            self.graph = load(*arguments)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.graph = load(*arguments, **options)
 
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             found = {name: np.zeros_like(array) if name == part else array for name, array in inputs.items()}

@@ -106,7 +106,7 @@ def request_times(models: Sequence[tuple[Model, Sizes]], rounds: int = ROUNDS) -
 def _alike(model: Model, sizes: Sizes, name: str) -> tuple[Any, ...]:
     """Equal of graphs that differ in weights and dynamic axes alone, so that one does for all of them."""
     if name == "score":
-        return name, model.reduce, model.memory is not None, sizes.H > 1
+        return name, model.reduce, sizes.H > 1
     config = model.config
     return name, config.fusion, sizes.K, sizes.L, sizes.S if config.fusion == "concat" else 0
 
