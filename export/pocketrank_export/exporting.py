@@ -57,13 +57,13 @@ def write_bundle(trained: Trained, builder: Builder, quality: Mapping[str, Any],
             write(trained.model, sizes, name, draft / f"{name}.{'onnx' if write is to_onnx else 'tflite'}")
         if sizes.H == 1:
             to_catalogue(sizes, draft / "catalogue.onnx")
-        _write_items(draft, items)
+        write_items(draft, items)
         cases = golden_cases(trained.model, items, sizes, builder)
         reference = {"reference": f"torch {torch.__version__.partition('+')[0]}"}
         tensors.save(draft / "golden.safetensors", cases, reference)
-        _write_manifest(draft, trained, quality, {})
+        write_manifest(draft, trained, quality, {})
         parity = {name: dataclasses.asdict(_held(draft, name)) for name in engines.installed()}
-        _write_manifest(draft, trained, quality, parity)
+        write_manifest(draft, trained, quality, parity)
     return parity
 
 
@@ -82,7 +82,8 @@ def item_table(trained: Trained) -> Items:
     )
 
 
-def _write_items(folder: Path, items: Items) -> None:
+def write_items(folder: Path, items: Items) -> None:
+    """Write a bundle's item table and ids."""
     unknown, scale = quantise(items.unknown)
     table: tensors.Tensors = {
         "vectors": items.vectors,
@@ -107,7 +108,8 @@ def _held(folder: Path, engine: str) -> selftest.Parity:
     return parity
 
 
-def _write_manifest(folder: Path, trained: Trained, quality: Mapping[str, Any], parity: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, trained: Trained, quality: Mapping[str, Any], parity: Mapping[str, Any]) -> None:
+    """Write what a bundle says of its model and of the files that lie there, the last one of them."""
     hashes = {
         path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
         for path in sorted(folder.iterdir())

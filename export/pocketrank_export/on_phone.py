@@ -133,7 +133,7 @@ class Phone:
 
     def scores(self, situation: Situation, now_us: int) -> FloatArray:
         """(I,) scores of the whole catalogue."""
-        state = self.state.run(situation.state_inputs(now_us))
+        state = self.state.run(situation.state_inputs(self.state, now_us))
         added = self.scorer.remembered(situation.memory, now_us // MICROSECONDS)
         return self.scorer.scores(self.scorer.all_items, state["state"][0], state["state_bias"][0], added)
 

@@ -5,6 +5,7 @@ Events stay until the pack covers them for certain; that is decided by `ranker`,
 
 import json
 import sqlite3
+from bisect import insort
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Cache:
             BadInput: the file is not a cache, or of a newer version.
         """
         self._path = path
+        self._held: tuple[int, list[Observed]] | None = None  # the file's version and the events it then had
         with self._told():
             self._db = sqlite3.connect(str(path), timeout=10.0, isolation_level=None, check_same_thread=False)
         try:
@@ -76,12 +78,20 @@ class Cache:
                 "INSERT INTO events (time_us, item, behavior, score) VALUES (?, ?, ?, ?)",
                 (event.time_us, item, event.behavior, event.score),
             )
+        if self._held is not None:
+            insort(self._held[1], event, key=lambda one: one.time_us)  # behind those of its time: they came before
 
     def events(self) -> list[Observed]:
-        """All events by (time, arrival, item)."""
+        """All events by (time, arrival); read anew only where another process changed the file. Not to be altered."""
         with self._told():
-            rows = self._db.execute("SELECT time_us, item, behavior, score FROM events ORDER BY time_us, arrival")
-            return [Observed(time_us, json.loads(item), behavior, score) for time_us, item, behavior, score in rows]
+            version = self._db.execute("PRAGMA data_version").fetchone()[0]
+            if self._held is None or self._held[0] != version:
+                rows = self._db.execute("SELECT time_us, item, behavior, score FROM events ORDER BY time_us, arrival")
+                found = [
+                    Observed(time_us, json.loads(item), behavior, score) for time_us, item, behavior, score in rows
+                ]
+                self._held = version, found
+            return self._held[1]
 
     @property
     def pack(self) -> bytes | None:
@@ -97,6 +107,7 @@ class Cache:
 
     def clear(self) -> None:
         """Forget everything, and leave no trace of it in the file."""
+        self._held = None
         with self._told():
             self._db.executescript("BEGIN; DELETE FROM events; DELETE FROM pack; DELETE FROM sqlite_sequence; COMMIT;")
             self._db.execute("VACUUM")

@@ -83,6 +83,11 @@ class Encoder:
 LENGTHS = 4, 8, 16, 32, 64, 128, 256
 
 
+def fill(count: int, most: int) -> int:
+    """What so many are filled up to with masked ones: the first of LENGTHS that holds them, or `most`."""
+    return next((length for length in LENGTHS if count <= length < most), most)
+
+
 def batches(encoder: Encoder, size: Int64Array) -> Iterator[tuple[int, Int64Array]]:
     """Which segments go through an encoder together: those of about one length, as few of them fill L.
 

@@ -102,6 +102,7 @@ class Ranker:
         self._state, self._scorer = engines.load(folder, "state", engine), Scorer.load(bundle, engine)
         self._encoder = Encoder(bundle, engines.load(folder, "encoder", engine), batch=1)
         self._known: _Known | None = None
+        self._before: Situation | None = None
         self._pack = self._cached_pack()
 
     @classmethod
@@ -215,7 +216,7 @@ class Ranker:
         """Remove every event and the pack from the device."""
         with self._lock:
             self._cache.clear()
-            self._pack, self._known, self.refused = None, None, None
+            self._pack, self._known, self._before, self.refused = None, None, None, None
 
     def stats(self, now: Time = None) -> dict[str, Any]:
         """What the ranker has: engine, encoder, segments, live events, remembered items, why a pack was refused.
@@ -286,9 +287,11 @@ class Ranker:
         """The situation and the state, worked out again when something changed or the clock made a step."""
         step = now_us // (CLOCK_STEP_S * MICROSECONDS)
         if self._known is None or self._known.step != step:
-            situation = situate(self.bundle, self._encoder, self._pack, self._cache.events(), now_us)
-            run = self._state.run(situation.state_inputs(now_us))
+            observed = self._cache.events()
+            situation = situate(self.bundle, self._encoder, self._pack, observed, now_us, self._before)
+            run = self._state.run(situation.state_inputs(self._state, now_us))
             added = self._scorer.remembered(situation.memory, now_us // MICROSECONDS)
+            self._before = situation
             self._known = _Known(step, now_us, situation, run["state"][0], run["state_bias"][0], added)
         return self._known
 

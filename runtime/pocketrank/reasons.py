@@ -62,7 +62,7 @@ def reasons(
     Returns:
         For each candidate its reasons, the greatest first; they sum to its score.
     """
-    inputs = situation.state_inputs(now_us)
+    inputs = situation.state_inputs(state, now_us)
     segments = len(situation.closed)
     masks = _left_out(inputs, segments, live=bool(len(situation.live)))
     states, biases = _run_each(state, inputs, masks)

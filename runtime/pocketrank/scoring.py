@@ -37,9 +37,11 @@ class Candidates:
     @classmethod
     def of_ids(cls, bundle: Bundle, ids: Sequence[ItemId]) -> "Candidates":
         """Those of some item ids; repeated ones count once, ones that the vocabulary lacks are left out."""
-        row = bundle.items.row
-        found = sorted({row[item] for item in ids if item in row})
-        return cls.of_rows(bundle, np.array(found, np.int64))
+        found = set(map(bundle.items.row.get, ids))
+        found.discard(None)
+        rows = np.fromiter(found, np.int64, len(found))
+        rows.sort()
+        return cls.of_rows(bundle, rows)
 
     def __len__(self) -> int:
         return len(self.rows)

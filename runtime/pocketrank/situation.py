@@ -1,7 +1,7 @@
 """What the phone knows at one moment, as the graphs take it: a pack, the events it lacks, and the clock.
 
-Segments that the pack lacks and that are closed by now are encoded here; the rest of the events is the live segment.
-Nothing here is kept; `ranker` decides when to work it out again.
+Segments that the pack lacks and that are closed by now are encoded here, each once; the rest of the events is the live
+segment. `ranker` decides when to work it out again.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ import numpy.typing as npt
 from pocketrank.bundle import Bundle, ItemId
 from pocketrank.cache import Observed
 from pocketrank.compaction import Kept
-from pocketrank.encoding import Encoder, Events, closed_segments
+from pocketrank.encoding import EVENT_COLUMNS, Encoder, Events, closed_segments, fill
+from pocketrank.engines import Graph
 from pocketrank.memory import ItemMemory, remembered
 from pocketrank.pack import Pack
 from pocketrank.segments import MICROSECONDS, Segments
@@ -32,6 +33,8 @@ class Situation:
         live: events of the open segment, at most L.
         memory: what the user did with single items, pack and live events together.
         by_id: what the user did with items that the vocabulary lacks: id -> number of events.
+        pack: what it goes on from.
+        covered: events of the segments that closed here, which are `count`.
     """
 
     bundle: Bundle
@@ -39,20 +42,27 @@ class Situation:
     live: Events
     memory: ItemMemory
     by_id: dict[ItemId, int]
+    pack: Pack | None
+    covered: Events
+    count: int
 
-    def state_inputs(self, now_us: int) -> Arrays:
-        """The state graph's inputs, batch 1; ages by integer subtraction, clamped at 0."""
+    def state_inputs(self, graph: Graph, now_us: int) -> Arrays:
+        """The state graph's inputs, batch 1; ages by integer subtraction, clamped at 0.
+
+        Filled up with masked slots and events to what a graph of fixed shapes wants, or else to the next power of two.
+        """
         sizes, now_s = self.bundle.sizes, now_us // MICROSECONDS
         n, m = len(self.closed), len(self.live)
-        vectors = np.zeros((1, sizes.S, sizes.K, sizes.D), np.int8)
-        scales = np.ones((1, sizes.S, sizes.K), np.float32)
-        age, weight, mask = (np.zeros((1, sizes.S), np.float32) for _ in range(3))
+        S, L = (most if graph.batch else fill(count, most) for count, most in ((n, sizes.S), (m, sizes.L)))
+        vectors = np.zeros((1, S, sizes.K, sizes.D), np.int8)
+        scales = np.ones((1, S, sizes.K), np.float32)
+        age, weight, mask = np.zeros((3, 1, S), np.float32)
         vectors[0, :n], scales[0, :n] = self.closed.vectors, self.closed.scales
         age[0, :n] = np.maximum(now_s - self.closed.end_us // MICROSECONDS, 0)
         weight[0, :n], mask[0, :n] = self.closed.weight, 1
-        items = np.zeros((1, sizes.L, sizes.D), np.float32)
-        behavior = np.zeros((1, sizes.L), np.int32)
-        live_age, score, live_mask = (np.zeros((1, sizes.L), np.float32) for _ in range(3))
+        items = np.zeros((1, L, sizes.D), np.float32)
+        behavior = np.zeros((1, L), np.int32)
+        live_age, score, live_mask = np.zeros((3, 1, L), np.float32)
         items[0, :m], behavior[0, :m] = self.bundle.items.embed(self.live.rows), self.live.behavior
         live_age[0, :m] = np.maximum(now_us - self.live.time_us, 0) / MICROSECONDS
         score[0, :m], live_mask[0, :m] = self.live.score, 1
@@ -75,7 +85,14 @@ class Situation:
         return self.memory.items
 
 
-def situate(bundle: Bundle, encoder: Encoder, pack: Pack | None, observed: list[Observed], now_us: int) -> Situation:
+def situate(
+    bundle: Bundle,
+    encoder: Encoder,
+    pack: Pack | None,
+    observed: list[Observed],
+    now_us: int,
+    before: Situation | None = None,
+) -> Situation:
     """Work out what the phone knows.
 
     Args:
@@ -84,16 +101,16 @@ def situate(bundle: Bundle, encoder: Encoder, pack: Pack | None, observed: list[
         pack: the newest pack of this encoder, or None.
         observed: the phone's own events by (time, arrival); those the pack covers are passed over.
         now_us: the clock, which may close the last segment.
+        before: what it knew last; where only later events came in, its closed segments are gone on from, and the
+            result is the same.
     """
-    events, held = uncovered(observed, pack), kept_of(pack, bundle)
+    events = uncovered(observed, pack)
     log = columns(bundle, events)
     cut = _cut(log, bundle, () if pack is None else pack.recent_us)
     done = int(cut.closed_by(now_us).sum())
-    before = held.ordinal_last.max(initial=-1, keepdims=True) + 1
-    new = slice(0 if bundle.compaction.remembers else max(done - bundle.sizes.S, 0), done)  # older ones have no slot
-    local = closed_segments(encoder, log, cut.first[new], cut.end[new], before + np.arange(done)[new])
-    sizes = [np.array([0, len(segments)]) for segments in (held, local)]
-    closed = bundle.compaction.compact(held, sizes[0], local, sizes[1], before).kept
+    is_later = before is not None and before.pack is pack and _goes_on(before, log, cut, done)
+    held, count = (before.closed, before.count) if before is not None and is_later else (kept_of(pack, bundle), 0)
+    covered = int(cut.end[done - 1]) if done else 0
     known = log.rows >= 0
     memory = remembered(
         log.rows[known], log.time_us[known] // MICROSECONDS, bundle.manifest.memory_half_life_s, _memory(pack)
@@ -102,7 +119,39 @@ def situate(bundle: Bundle, encoder: Encoder, pack: Pack | None, observed: list[
     for event in events:
         if event.item not in bundle.items.row:
             by_id[event.item] = by_id.get(event.item, 0) + 1
-    return Situation(bundle, closed, log.part(slice(int(cut.end[done - 1]) if done else 0, None)), memory, by_id)
+    return Situation(
+        bundle=bundle,
+        closed=_closed(encoder, held, log, cut, count, done),
+        live=log.part(slice(covered, None)),
+        memory=memory,
+        by_id=by_id,
+        pack=pack,
+        covered=log.part(slice(0, covered)),
+        count=done,
+    )
+
+
+def _goes_on(before: Situation, log: Events, cut: Segments, done: int) -> bool:
+    """Whether the segments that were closed here before are the first ones now."""
+    covered = len(before.covered)
+    same_place = before.count <= done and (not before.count or int(cut.end[before.count - 1]) == covered)
+    return same_place and all(
+        np.array_equal(getattr(before.covered, name), getattr(log, name)[:covered]) for name in EVENT_COLUMNS
+    )
+
+
+def _closed(encoder: Encoder, held: Kept, log: Events, cut: Segments, count: int, done: int) -> Kept:
+    """The segments to keep of those held, which have `count` of the log's, and of the log's next ones up to `done`."""
+    if count == done:
+        return held
+    compaction, slots = encoder.bundle.compaction, encoder.bundle.sizes.S
+    first = count if compaction.remembers else max(done - slots, count)  # older ones have no slot
+    before = held.ordinal_last.max(initial=-1, keepdims=True) + 1
+    local = closed_segments(
+        encoder, log, cut.first[first:done], cut.end[first:done], before + np.arange(first, done) - count
+    )
+    sizes = [np.array([0, len(segments)]) for segments in (held, local)]
+    return compaction.compact(held, sizes[0], local, sizes[1], before).kept
 
 
 def kept_of(pack: Pack | None, bundle: Bundle) -> Kept:
