@@ -7,6 +7,7 @@ from pathlib import Path
 from pocketrank.command import Command, Report
 from pocketrank.errors import UsageError
 from pocketrank.times import moment
+from pocketrank_features.serving.commands import COMMANDS as SYNC
 
 NOT_FOR_TRAINING_SETS = (
     *("bundle", "as_of", "rebuild", "skip_bad_files", "engine", "explain_policy", "picture"),
@@ -304,4 +305,5 @@ COMMANDS: tuple[Command, ...] = (
     PACK,
     FORGET,
     STATUS,
+    *SYNC,
 )

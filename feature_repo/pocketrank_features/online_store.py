@@ -192,6 +192,10 @@ class PackOnlineStore(OnlineStore):  # type: ignore[misc]
         """
         return self._store(config).forget(_owner_of(user), until_us)
 
+    def forgotten_until(self, config: RepoConfig, user: int | str) -> int | None:
+        """Up to when rows of a user are refused, microseconds since 1970; None for one who was not forgotten."""
+        return self._store(config).forgotten_until(_owner_of(user))
+
     def size(self, config: RepoConfig) -> int | None:
         """Bytes on disk; None where the database does not tell."""
         return self._store(config).blobs.size()

@@ -15,11 +15,16 @@ from typing import Any
 
 from pocketrank.atomic import write_bytes
 from pocketrank.command import Report
-from pocketrank.config import FILE_NAME, EventsConfig, MemoryConfig, SegmentsConfig, parse
+from pocketrank.config import FILE_NAME, EventsConfig, MemoryConfig, SegmentsConfig, SyncConfig, parse
 from pocketrank.errors import BadConfig, BadInput, UsageError
 
 STARTER = Path(__file__).parent / "starter"
-SECTIONS: dict[str, type] = {"events": EventsConfig, "segments": SegmentsConfig, "memory": MemoryConfig}
+SECTIONS: dict[str, type] = {
+    "events": EventsConfig,
+    "segments": SegmentsConfig,
+    "memory": MemoryConfig,
+    "sync": SyncConfig,
+}
 # Sections of the training room: their keys are checked where they are read, by `pocketrank train`.
 UNCHECKED = ("model", "training")
 DOT_FILES = {"gitignore": ".gitignore", "feastignore": ".feastignore"}

@@ -27,6 +27,12 @@ EXTRAS = {
     "matplotlib": "demo",
     "pyspark": "spark",
     "py4j": "spark",
+    "httpx2": "sync",
+    "jwt": "sync",
+    "cryptography": "sync",
+    "fastapi": "sync",
+    "uvicorn": "sync",
+    "prometheus_client": "sync",
 }
 INTERRUPTED = 130
 

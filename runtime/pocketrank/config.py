@@ -125,6 +125,44 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True)
+class SyncConfig:
+    """[sync]: whom `serve` gives packs, how often, and which phones are offered the bundle.
+
+    Attributes:
+        audience: that a token must be for.
+        issuer: that a token must be of; "" asks for none.
+        jwks: public keys of who signs tokens, a file or an https URL; ES256 and RS256.
+        leeway_s: seconds that clocks may differ.
+        user_per_minute: requests of one user that each worker answers.
+        address_per_minute: requests of one address, before its token is looked at.
+        uploads: whether phones may send events.
+        rollout_percent: of users who are offered the bundle, 0 to 100.
+        paused: nobody is offered the bundle.
+        withdrawn: model_ids that phones go back from, to the bundle they had before.
+    """
+
+    audience: str = "pocketrank"
+    issuer: str = ""
+    jwks: str = ""
+    leeway_s: int = 30
+    user_per_minute: int = 60
+    address_per_minute: int = 600
+    uploads: bool = False
+    rollout_percent: float = 100.0
+    paused: bool = False
+    withdrawn: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        hold("audience", self.audience, bool(self.audience), "a name, such as pocketrank")
+        hold("leeway_s", self.leeway_s, 0 <= self.leeway_s <= 600, "0 to 600")
+        hold("user_per_minute", self.user_per_minute, self.user_per_minute >= 1, "1 or more")
+        hold("address_per_minute", self.address_per_minute, self.address_per_minute >= 1, "1 or more")
+        hold("rollout_percent", self.rollout_percent, 0 <= self.rollout_percent <= 100, "0 to 100")
+        is_web = "://" in self.jwks
+        hold("jwks", self.jwks, not is_web or self.jwks.startswith("https://"), "a file, or an https URL")
+
+
+@dataclass(frozen=True)
 class Project:
     """A folder with `pocketrank.toml`, and where each command reads and writes below it."""
 
@@ -147,13 +185,13 @@ class Project:
             sections = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadConfig(f"{path}: not TOML ({error}); mend the line it names") from None
-        known = {"events", "segments", "memory", "model", "training"}
+        known = {"events", "segments", "memory", "model", "training", "sync"}
         for name, value in sections.items():
             if name not in known or not isinstance(value, dict):
                 raise BadConfig(f"{path}: unknown section [{name}]{_nearest(name, known)}")
         project = cls(root, sections)
         # All of them at once, so that a slip in one stops the first command and not the one that comes to need it.
-        _ = project.events, project.memory, project.segments.cutter()
+        _ = project.events, project.memory, project.segments.cutter(), project.sync
         return project
 
     def section(self, name: str, cls: type[T]) -> T:
@@ -174,6 +212,11 @@ class Project:
     def memory(self) -> MemoryConfig:
         """The [memory] section."""
         return self.section("memory", MemoryConfig)
+
+    @cached_property
+    def sync(self) -> SyncConfig:
+        """The [sync] section."""
+        return self.section("sync", SyncConfig)
 
     @property
     def events_dir(self) -> Path:

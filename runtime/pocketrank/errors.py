@@ -9,6 +9,7 @@ PocketRankError
 │   ├── BadTensors        a safetensors file that is truncated or lacks a tensor
 │   │   └── BadPack       ... and it should have been a pack
 │   ├── BadBundle         a bundle with a missing, altered or too new part
+│   ├── BadRelease        what a server says of its bundle cannot be
 │   ├── UnknownUser       no such user in the store
 │   └── UnknownItem       no such item in the bundle's vocabulary
 ├── BundleMismatch        a pack encoded by another model than the bundle             exit 1
@@ -60,6 +61,10 @@ class BadPack(BadTensors):
 
 class BadBundle(BadInput):
     """A bundle has a missing, altered or too new part."""
+
+
+class BadRelease(BadInput):
+    """What a server says of the bundle that it offers cannot be."""
 
 
 class UnknownUser(BadInput):

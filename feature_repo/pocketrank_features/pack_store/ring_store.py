@@ -112,6 +112,11 @@ class RingStore:
         until_us = max(until_us, _moment(before))
         return self.blobs.replace(owner, {FORGOTTEN: until_us.to_bytes(8, "little", signed=True)})
 
+    def forgotten_until(self, owner: bytes) -> int | None:
+        """Up to when an owner's rows are refused, microseconds since 1970; None for one who was not forgotten."""
+        (moment,) = self.blobs.read(FORGOTTEN, [owner])
+        return None if moment is None else _moment(moment)
+
     def drop(self, views: Sequence[str]) -> None:
         """Remove the rows of views, and the packs made of them."""
         packs = {_packs(view.partition("_")[2]) for view in views if view.startswith(("segments_", "users_"))}

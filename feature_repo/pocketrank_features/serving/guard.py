@@ -1,0 +1,79 @@
+"""uvicorn's HTTP protocol with an end to how long and how large a request may be before anybody looks at it.
+
+uvicorn has a time-out between requests and none within one: a client that sends a byte now and then keeps its
+connection for ever, and no ASGI middleware sees it, for that runs once the head of a request is there.
+"""
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+REQUEST_S = 10.0
+HEAD_BYTES, BODY_BYTES = 16_384, 1 << 20
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Closes a connection whose request is not there whole after REQUEST_S, or is too large."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _in_head, _received, _head = True, 0, 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin the time of the first request."""
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End it."""
+        self._end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Whatever comes in is a request that has to end."""
+        if self._deadline is None:
+            self._begin()
+        self._received += len(data)
+        super().data_received(data)
+        if self._received > (HEAD_BYTES if self._in_head else HEAD_BYTES + BODY_BYTES):
+            self._refuse()
+
+    def on_message_begin(self) -> None:
+        """A request begins; in the same packet, maybe, in which the one before ended."""
+        super().on_message_begin()
+        self._in_head, self._head = True, 0
+        if self._deadline is None:
+            self._begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Measure the head alone: a packet may hold much of the body, too."""
+        self._head += len(name) + len(value) + 4
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Let uvicorn answer with 400 and close where the head is too large, which it does on any error in here."""
+        if self._head + len(self.url) > HEAD_BYTES:
+            raise ValueError("head too large")
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """All of it is there."""
+        self._end()
+        super().on_message_complete()
+
+    def _begin(self) -> None:
+        self._deadline = self.loop.call_later(REQUEST_S, self._expired)
+
+    def _end(self) -> None:
+        self._received, self._in_head = 0, True
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _expired(self) -> None:
+        self._deadline = None
+        self.transport.close()
+
+    def _refuse(self) -> None:
+        if not self.transport.is_closing():
+            self.send_400_response("Request too large.")
