@@ -1,4 +1,4 @@
-"""Subcommands of the device: observe, rank, verify, inspect. Light to import."""
+"""Subcommands of the device: observe, rank, sync, verify, inspect. Light to import."""
 
 import argparse
 import re
@@ -7,6 +7,7 @@ from typing import Any
 
 from pocketrank.command import Command, Report
 from pocketrank.errors import BadInput, UnknownItem, UsageError
+from pocketrank.sync_command import SYNC
 from pocketrank.times import from_us, moment
 
 
@@ -262,4 +263,5 @@ COMMANDS = (
         _inspect_arguments,
         _inspect,
     ),
+    SYNC,
 )

@@ -6,12 +6,13 @@ score graph alone.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from pocketrank import engines
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Cache, Observed
 from pocketrank.encoding import Encoder
+from pocketrank.engines import Graph
 from pocketrank.errors import BadInput, BadPack, BundleMismatch
 from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
@@ -26,7 +28,11 @@ from pocketrank.reasons import Reason, reasons
 from pocketrank.scoring import Candidates, Scorer, best
 from pocketrank.segments import LAST_S, MICROSECONDS
 from pocketrank.situation import Situation, kept_of, situate
+from pocketrank.synced_bundle import REFUSED, opened_bundle
 from pocketrank.times import to_us
+
+if TYPE_CHECKING:
+    from pocketrank.sync import Synced
 
 CLOCK_STEP_S = 60
 Time = datetime | int | float | None
@@ -97,10 +103,11 @@ class Ranker:
     def __init__(self, bundle: Bundle, cache: Cache, engine: str) -> None:
         self.bundle, self.engine = bundle, engine
         self.refused: str | None = None
-        self._cache, self._lock = cache, threading.RLock()
-        folder = bundle.folder
-        self._state, self._scorer = engines.load(folder, "state", engine), Scorer.load(bundle, engine)
-        self._encoder = Encoder(bundle, engines.load(folder, "encoder", engine), batch=1)
+        self._cache, self._lock, self._syncing = cache, threading.RLock(), threading.Lock()
+        self._shipped = bundle.folder
+        self._state, self._scorer, self._encoder = _graphs(bundle, engine)
+        # Graphs of bundles that were left, for as long as a ranking by them may be asked for its reasons.
+        self._left: WeakKeyDictionary[Bundle, tuple[Graph, Scorer]] = WeakKeyDictionary()
         self._known: _Known | None = None
         self._before: Situation | None = None
         self._pack = self._cached_pack()
@@ -116,7 +123,7 @@ class Ranker:
         """Open a ranker.
 
         Args:
-            bundle: folder of the bundle.
+            bundle: folder of the bundle that the app came with; one that was synced since takes its place.
             cache: SQLite file with the live events and the newest pack; made when it is not there.
             pack: a pack to take in, as `load` does.
             engine: "onnx", "litert" or "tflite"; None takes the first one installed.
@@ -125,10 +132,10 @@ class Ranker:
             BadBundle: the bundle is not whole. BadPack, BundleMismatch: as `load`.
             MissingExtra: the engine is not installed.
         """
-        opened, chosen = Bundle.open(bundle), engines.choose(engine)
-        store = Cache(cache)
+        chosen, store = engines.choose(engine), Cache(cache)
         try:
-            ranker = cls(opened, store, chosen)
+            ranker = cls(opened_bundle(Path(bundle), store, Bundle.open), store, chosen)
+            ranker._shipped = Path(bundle)
             if pack is not None:
                 ranker.load(pack)
         except BaseException:
@@ -145,7 +152,7 @@ class Ranker:
         """
         new = Pack.open(Path(pack))
         with self._lock:
-            self._check(new, str(pack))
+            _check(self.bundle, new, str(pack))
             if self._pack is not None and new.version < self._pack.version:
                 raise BadPack(f"{pack}: version {new.version} is older than {self._pack.version}, which is kept")
             self._cache.pack = new.to_bytes()
@@ -210,7 +217,9 @@ class Ranker:
         """Look candidates up once, for many requests among the same ones; arguments as of `rank`."""
         if candidates is None:
             return self._scorer.all_items
-        return candidates if isinstance(candidates, Candidates) else Candidates.of_ids(self.bundle, candidates)
+        if isinstance(candidates, Candidates):
+            return candidates.of(self.bundle)
+        return Candidates.of_ids(self.bundle, candidates)
 
     def forget(self) -> None:
         """Remove every event and the pack from the device."""
@@ -235,7 +244,40 @@ class Ranker:
                 "remembered_items": len(situation.memory.items),
                 "pack_version": None if self._pack is None else list(self._pack.version),
                 "pack_refused": self.refused,
+                "bundle_refused": self._cache.fact(REFUSED),
             }
+
+    def sync(self, url: str, token: str | None = None, **options: Any) -> "Synced":
+        """Get the user's newest pack and the app's newest bundle, if there are any; see `sync.sync`, which this calls.
+
+        Ranking goes on meanwhile, by what is there until all that is new was checked. Needs the extra `sync`.
+        """
+        from pocketrank.sync import sync  # noqa: PLC0415
+
+        return sync(self, url, token, **options)
+
+    def _take(
+        self,
+        facts: Mapping[str, str | None],
+        bundle: Bundle | None = None,
+        pack: Pack | None = None,
+        gone_until_us: int | None = None,
+    ) -> None:
+        """Rank by another bundle, or pack, or without any, from now on: all of it or nothing; what `sync` ends in.
+
+        Raises:
+            BadBundle: the bundle's graphs cannot be loaded. BadPack, BundleMismatch: the pack is not for the bundle.
+        """
+        graphs = None if bundle is None else _graphs(bundle, self.engine)
+        if pack is not None:
+            _check(bundle or self.bundle, pack, "the synced pack")
+        with self._lock:
+            self._cache.commit(facts, None if pack is None else pack.to_bytes(), gone_until_us)
+            if bundle is not None and graphs is not None:
+                self._left[self.bundle] = self._state, self._scorer
+                self.bundle, (self._state, self._scorer, self._encoder) = bundle, graphs
+            self._known = self.refused = None
+            self._pack = self._cached_pack()
 
     def changed(self) -> None:
         """Work the state out again at the next request, as after an event."""
@@ -259,29 +301,11 @@ class Ranker:
             return None
         try:
             pack = Pack.from_bytes(content, "the cached pack")
-            self._check(pack, "the cached pack")
+            _check(self.bundle, pack, "the cached pack")
         except (BadPack, BundleMismatch) as error:
             self.refused = str(error)
             return None
         return pack
-
-    def _check(self, pack: Pack, where: str) -> None:
-        found, wanted = pack.encoder_id, self.bundle.manifest.encoder_id
-        if found != wanted:
-            raise BundleMismatch(f"{where}: encoded by {found}, this bundle's encoder is {wanted}; sync again")
-        sizes = self.bundle.sizes
-        newest = max(pack.memory_items.max(initial=-1), pack.top_items.max(initial=-1))
-        shape = (*pack.vectors.shape[1:], pack.top_items.shape[1])
-        if shape != (sizes.K, sizes.D, sizes.T) or newest >= sizes.I:
-            raise BadPack(
-                f"{where}: K, D, T are {shape} and the last item is row {newest}, this bundle has "
-                f"{sizes.K, sizes.D, sizes.T} and {sizes.I} items; sync again"
-            )
-        if not self.bundle.compaction.fits(kept_of(pack, self.bundle)):
-            raise BadPack(
-                f"{where}: its {len(pack)} segments are not what a {self.bundle.compaction.kind} of {sizes.S} slots "
-                "leaves, as this bundle wants it; sync again"
-            )
 
     def _now(self, now_us: int) -> "_Known":
         """The situation and the state, worked out again when something changed or the clock made a step."""
@@ -297,11 +321,10 @@ class Ranker:
 
     def _reasons(self, situation: Situation, rows: Int64Array, at_us: int) -> list[tuple[Reason, ...]]:
         with self._lock:
-            hits, added = (
-                Candidates.of_rows(self.bundle, rows),
-                self._scorer.remembered(situation.memory, at_us // MICROSECONDS),
-            )
-            return reasons(situation, at_us, self._state, lambda *state: self._scorer.scores(hits, *state), added[rows])
+            state, scorer = self._left.get(situation.bundle, (self._state, self._scorer))
+            hits = Candidates.of_rows(situation.bundle, rows)
+            added = scorer.remembered(situation.memory, at_us // MICROSECONDS)
+            return reasons(situation, at_us, state, lambda *known: scorer.scores(hits, *known), added[rows])
 
     def _basis(self, situation: Situation) -> tuple[str, ...]:
         there = {
@@ -323,6 +346,31 @@ class _Known:
     state: FloatArray
     state_bias: FloatArray
     added: FloatArray
+
+
+def _graphs(bundle: Bundle, engine: str) -> tuple[Graph, Scorer, Encoder]:
+    """What a bundle is ranked by."""
+    load = partial(engines.load, bundle.folder, engine=engine)
+    return load("state"), Scorer.load(bundle, engine), Encoder(bundle, load("encoder"), batch=1)
+
+
+def _check(bundle: Bundle, pack: Pack, where: str) -> None:
+    found, wanted = pack.encoder_id, bundle.manifest.encoder_id
+    if found != wanted:
+        raise BundleMismatch(f"{where}: encoded by {found}, this bundle's encoder is {wanted}; sync again")
+    sizes = bundle.sizes
+    newest = max(pack.memory_items.max(initial=-1), pack.top_items.max(initial=-1))
+    shape = (*pack.vectors.shape[1:], pack.top_items.shape[1])
+    if shape != (sizes.K, sizes.D, sizes.T) or newest >= sizes.I:
+        raise BadPack(
+            f"{where}: K, D, T are {shape} and the last item is row {newest}, this bundle has "
+            f"{sizes.K, sizes.D, sizes.T} and {sizes.I} items; sync again"
+        )
+    if not bundle.compaction.fits(kept_of(pack, bundle)):
+        raise BadPack(
+            f"{where}: its {len(pack)} segments are not what a {bundle.compaction.kind} of {sizes.S} slots "
+            "leaves, as this bundle wants it; sync again"
+        )
 
 
 def _microseconds(at: Time) -> int:

@@ -23,16 +23,18 @@ class Candidates:
         rows: (I,) int64 vocabulary rows, ascending, each once.
         vectors: (I, D) int8.
         scales: (I,) float32.
+        bundle: whose they are.
     """
 
     rows: Int64Array
     vectors: Int8Array
     scales: FloatArray
+    bundle: Bundle
 
     @classmethod
     def of_rows(cls, bundle: Bundle, rows: Int64Array) -> "Candidates":
         """Those of some vocabulary rows, ascending."""
-        return cls(rows, bundle.items.vectors[rows], bundle.items.scales[rows])
+        return cls(rows, bundle.items.vectors[rows], bundle.items.scales[rows], bundle)
 
     @classmethod
     def of_ids(cls, bundle: Bundle, ids: Sequence[ItemId]) -> "Candidates":
@@ -46,10 +48,17 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def of(self, bundle: Bundle) -> "Candidates":
+        """The same items in a bundle that may have taken the place of theirs."""
+        if bundle is self.bundle:
+            return self
+        ids = self.bundle.items.ids
+        return Candidates.of_ids(bundle, [ids[row] for row in self.rows])
+
     def without(self, rows: Int64Array) -> "Candidates":
         """All but some."""
         kept = ~np.isin(self.rows, rows)
-        return Candidates(self.rows[kept], self.vectors[kept], self.scales[kept])
+        return Candidates(self.rows[kept], self.vectors[kept], self.scales[kept], self.bundle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +98,7 @@ class Scorer:
     def all_items(self) -> Candidates:
         """The whole catalogue."""
         items = self.bundle.items
-        return Candidates(np.arange(self.bundle.sizes.I), items.vectors, items.scales)
+        return Candidates(np.arange(self.bundle.sizes.I), items.vectors, items.scales, self.bundle)
 
     def added(self, features: FloatArray) -> FloatArray:
         """What the item memory adds to the scores of F items, (F,), by their (F, 4) `ItemMemory.features`."""

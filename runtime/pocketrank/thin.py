@@ -1,7 +1,7 @@
 """`python -m pocketrank.thin rank ...`: the device's commands in a process that can import the device's packages alone.
 
-Everything but the standard library, numpy, safetensors and one engine with what it needs is refused by name, so what
-works here works on a device where nothing else is installed.
+Everything but the standard library, numpy, safetensors, one engine and httpx2 with what they need is refused by name,
+so what works here works on a device where nothing else is installed.
 """
 
 import sys
@@ -19,6 +19,7 @@ ALLOWED = sys.stdlib_module_names | {
     "tflite_runtime",
     "flatbuffers",
     "google",
+    *("httpx2", "httpcore2", "h11", "anyio", "idna", "truststore", "typing_extensions"),  # for `sync`
 }
 
 

@@ -70,8 +70,8 @@ def test_a_cache_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c"
     Cache(path).close()
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
-    assert "not a cache (version 2, this pocketrank reads up to 1)" in refusal(path)
+        db.execute("PRAGMA user_version = 3")
+    assert "not a cache (version 3, this pocketrank reads up to 2)" in refusal(path)
 
 
 def test_a_folder_in_its_place_is_one_line(tmp_path: Path) -> None:
