@@ -132,11 +132,15 @@ class Server:
         Raises:
             Away: nobody answers; what came stays for the next time. Refused: other bytes than wanted.
         """
-        if not (target.is_file() and target.stat().st_size == size):
-            self._tried(lambda: self._fetch(path, size, target))
-        if _sha256(target) != sha256:
+        for is_new in (not target.is_file(), True):  # what was there may have been the beginning of something else
+            if not (target.is_file() and target.stat().st_size == size):
+                self._tried(lambda: self._fetch(path, size, target))
+            if _sha256(target) == sha256:
+                return
             target.unlink()
-            raise Refused(f"{self.where}{path}: other bytes than its name says; nothing of it was kept")
+            if is_new:
+                break
+        raise Refused(f"{self.where}{path}: other bytes than its name says; nothing of it was kept")
 
     def _fetch(self, path: str, size: int, target: Path) -> None:
         have = target.stat().st_size if target.is_file() else 0

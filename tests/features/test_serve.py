@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,10 +257,8 @@ def raw(server: Served, content: bytes, wait_s: float = 15) -> bytes:
 def test_a_malformed_or_oversized_request_ends_its_connection_alone(
     content: bytes, issuer: Issuer, server: Served
 ) -> None:
-    try:
+    with suppress(BrokenPipeError):
         assert b" 500 " not in raw(server, content)
-    except BrokenPipeError:
-        pass
     assert server.get(PACK, issuer.token(1)).status_code == 200
 
 
