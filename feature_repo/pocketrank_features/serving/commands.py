@@ -5,6 +5,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 from pocketrank.command import Command, Report
 from pocketrank.times import from_us
@@ -41,6 +42,9 @@ def _token_arguments(parser: argparse.ArgumentParser) -> None:
         "--private-key", type=Path, metavar="PEM", help="sign by it, ES256 or RS256; default: for --development"
     )
     parser.add_argument("--key-id", metavar="KID", help="that the token names")
+    parser.add_argument(
+        "--published", action="store_true", help="tell the name of the pack that `publish` wrote, instead of a token"
+    )
 
 
 def _token(arguments: argparse.Namespace) -> Report:
@@ -48,9 +52,35 @@ def _token(arguments: argparse.Namespace) -> Report:
     from pocketrank_features.serving.tokens import expiry_s, signed  # noqa: PLC0415
 
     project = Project.open(arguments.project)
+    if arguments.published:
+        return _published_name(project, arguments.user)
     token = signed(project, arguments.user, arguments.hours, arguments.private_key, arguments.key_id)
     facts = {"token": token, "user": arguments.user, "expires": from_us(expiry_s(token) * 10**6).isoformat()}
     return Report(facts, dict.fromkeys(facts, ""), token)
+
+
+def _published_name(project: Any, user: str) -> Report:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above: Feast's own
+        from pocketrank_features.pack_source import PackSource  # noqa: PLC0415
+        from pocketrank_features.serving.publishing import name_of  # noqa: PLC0415
+
+        facts = {"name": name_of(project, PackSource.open(project).user_id(user)), "user": user}
+    return Report(facts, dict.fromkeys(facts, ""), facts["name"])
+
+
+def _publish_arguments(parser: argparse.ArgumentParser) -> None:
+    _project_argument(parser)
+    parser.add_argument("--to", required=True, metavar="PLACE", help="a folder, or s3://BUCKET/FOLDER")
+
+
+def _publish(arguments: argparse.Namespace) -> Report:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above: Feast's own
+        from pocketrank.config import Project  # noqa: PLC0415
+        from pocketrank_features.serving.publishing import publish  # noqa: PLC0415
+
+        return publish(Project.open(arguments.project), arguments.to)
 
 
 def _project_argument(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +94,13 @@ COMMANDS = (
         "pocketrank serve --development",
         _serve_arguments,
         _serve,
+    ),
+    Command(
+        "publish",
+        "Write packs and bundle as files that any object store or CDN serves to phones.",
+        "pocketrank publish --to s3://bucket/folder",
+        _publish_arguments,
+        _publish,
     ),
     Command("token", "Make a token for a user, to try sync out.", "pocketrank token 7", _token_arguments, _token),
 )

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,7 +114,11 @@ class Served:
 
 
 class PackOffer:
-    """Packs of every encoder that the Feast repo has views of."""
+    """Packs of every encoder that the Feast repo has views of.
+
+    Attributes:
+        encoder_id: of the project's bundle.
+    """
 
     def __init__(self, project: Project) -> None:
         """Open the Feast repo.
@@ -123,7 +128,8 @@ class PackOffer:
         """
         first = PackSource.open(project)
         self._project, self._store = project, first.store
-        self._sources = {first.layout.encoder_id: first}
+        self.encoder_id = first.layout.encoder_id
+        self._sources = {self.encoder_id: first}
         self._refreshed = time.monotonic()
         online = first.online
         # One read of a SQLite file takes less than handing it to a thread; a server may keep us waiting.
@@ -145,6 +151,14 @@ class PackOffer:
         if self._is_quick:
             return self._served(source, user)
         return await asyncio.to_thread(self._served, source, user)
+
+    def every_user(self) -> Iterator[int | str]:
+        """Every user of the bundle's encoder; raises as `PackSource.every_user`."""
+        return self._sources[self.encoder_id].every_user()
+
+    def of_user(self, user: int | str) -> Served:
+        """What there is for a user of the bundle's encoder; raises as `pack`."""
+        return self._served(self._sources[self.encoder_id], user)
 
     def check(self) -> None:
         """Read anything at all.

@@ -14,7 +14,7 @@ from typing import Any
 
 import jwt
 
-from pocketrank.atomic import write_bytes
+from pocketrank import atomic
 from pocketrank.config import Project, SyncConfig
 from pocketrank.errors import BadConfig, BadInput
 
@@ -143,14 +143,23 @@ def _fetched(where: str) -> Keys:
 
 
 def development_secret(project: Project) -> bytes:
-    """The project's own secret, made where there is none; who can read it can be any user."""
-    path = project.root / "data" / "development.secret"
+    """The project's own secret; who can read it can be any user."""
+    return kept_secret(project.root / "data" / "development.secret")
+
+
+def kept_secret(path: Path) -> bytes:
+    """A secret in a file, made where there is none.
+
+    Raises:
+        BadInput: it is too short to be one.
+    """
     if not path.is_file():
-        write_bytes(path, secrets.token_hex(32).encode())
-        path.chmod(0o600)
+        with atomic.file_beside(path) as draft:
+            draft.touch(0o600)
+            draft.write_bytes(secrets.token_hex(32).encode())
     secret = path.read_bytes().strip()
     if len(secret) < 32:
-        raise BadInput(f"{path}: {len(secret)} bytes, wanted 32 or more; remove it, and it is made anew")
+        raise BadInput(f"{path}: {len(secret)} bytes, wanted 32 or more; put back a copy, or remove it to make another")
     return secret
 
 

@@ -1,0 +1,135 @@
+"""Published files, read by the phone's own client; and a user who is forgotten, in both ways to sync."""
+
+import asyncio
+import functools
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from pocketrank import Ranker
+from pocketrank.config import Project
+from pocketrank.release import gone_until
+from pocketrank_features.serving.app import make_app
+from pocketrank_features.serving.publishing import name_of
+from pocketrank_features.serving.tokens import Verifier
+
+from .serving import Issuer, Shop, lines
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:feast"),
+]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def shop(tmp_path: Path, rows: Any) -> Shop:
+    shop = Shop(tmp_path / "shop", rows)
+    shop.fill(lines([0, 1, 2], range(6)), "2024-01-10T00:00:00")
+    return shop
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server that knows nothing of us, over tmp_path / "public"."""
+    (tmp_path / "public").mkdir()
+    handler = functools.partial(Quiet, directory=str(tmp_path / "public"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def published(shop: Shop, to: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    shop.run("publish", "--to", str(to), "--json")
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_phones_sync_from_files_and_a_forgotten_user_is_forgotten_there(
+    shop: Shop, web: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "public"
+    first = published(shop, to, capsys)
+    assert (first["users"], first["waiting"], first["gone"]) == (3, 0, 0)
+    project = Project.open(shop.root)
+    names = {user: name_of(project, user) for user in range(3)}
+    shop.run("token", "1", "--published")
+    assert capsys.readouterr().out.strip() == names[1]
+    files = sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file())
+    assert [path for path in files if "packs" in path] == sorted(
+        f"v1/packs/e1/{name[:2]}/{name}" for name in names.values()
+    )
+    again = published(shop, to, capsys)
+    assert (again["written"], again["bytes"]) == (0, 0)
+
+    with Ranker.open(shop.root / "bundle", cache=tmp_path / "phone.db") as phone:
+        assert phone.sync(web, name=names[1], now=True).pack == "new"
+        assert phone._cache.pack == shop.pack(1)
+        assert phone.sync(web, name=names[1], now=True).bundle == "same"
+        shop.run("forget", "1")
+        after = published(shop, to, capsys)
+        assert (after["users"], after["gone"], after["written"]) == (2, 1, 0)
+        assert phone.sync(web, name=names[1], now=True).pack == "gone"
+        assert phone.stats()["pack_version"] is None
+        shop.materialise()
+        assert published(shop, to, capsys)["written"] == 0
+        assert phone.sync(web, name=names[1], now=True).pack == "gone"
+        assert phone.sync(web, name="0" * 64, now=True).pack == "none"
+    packs = [path.read_bytes() for path in to.rglob("v1/packs/*/*/*")]
+    assert sum(gone_until(pack) is not None for pack in packs) == 1
+
+
+def test_another_key_gives_other_names(shop: Shop) -> None:
+    project = Project.open(shop.root)
+    before = name_of(project, 1)
+    assert before == name_of(project, 1) != name_of(project, "1")
+    (shop.root / "data" / "publish.secret").unlink()
+    assert name_of(project, 1) != before
+    assert (shop.root / "data" / "publish.secret").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_a_server_says_that_a_user_was_forgotten_and_says_so_after_the_next_materialisation(
+    shop: Shop, stock: bool, tmp_path: Path
+) -> None:
+    if stock:  # a store that cannot delete a row: nobody gets one of them all the same
+        path = shop.root / "feature_store.yaml"
+        kept = path.read_text().partition("online_store:")
+        tail = kept[2].partition("batch_engine:")[2].partition("entity_key")[2]
+        path.write_text(f"{kept[0]}online_store:\n  type: sqlite\n  path: data/stock.db\nentity_key{tail}")
+        (shop.root / "data" / "registry.db").unlink()
+        shop.materialise()
+    issuer = Issuer(shop.root / "keys.json")
+    project = Project.open(shop.root)
+
+    def answers(*users: int) -> list[httpx2.Response]:
+        async def ask() -> list[httpx2.Response]:
+            transport = httpx2.ASGITransport(make_app(project, Verifier(project.sync, shop.root)))
+            async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
+                heads = [{"Authorization": f"Bearer {issuer.token(user)}"} for user in users]
+                return [await client.get("/v1/pack?encoder_id=e1", headers=head) for head in heads]
+
+        return asyncio.run(ask())
+
+    before = answers(1, 2)
+    assert [answer.status_code for answer in before] == [200, 200]
+    shop.run("forget", "1", code=1 if stock else 0)
+    for _ in range(2):
+        mine, other = answers(1, 2)
+        assert (mine.status_code, other.content) == (410, before[1].content)
+        assert (gone_until(mine.content) or 0) > 0
+        shop.materialise()
