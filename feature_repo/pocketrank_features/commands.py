@@ -66,6 +66,7 @@ def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read what is known of items instead of a log: item_id, and columns of any name that say what each is",
     )
+    parser.add_argument("--uploads", action="store_true", help="take in the events that phones sent to `serve`")
     parser.add_argument("--project", type=Path, default=Path(), metavar="DIR", help="default: this folder")
     _log_arguments(parser)
 
@@ -80,6 +81,8 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
 def _ingest(arguments: argparse.Namespace) -> Report:
     from pocketrank.config import Project  # noqa: PLC0415
 
+    if arguments.uploads:
+        return _ingest_uploads(arguments)
     if arguments.items is not None:
         return _ingest_items(arguments)
     if arguments.source is None:
@@ -90,6 +93,16 @@ def _ingest(arguments: argparse.Namespace) -> Report:
     said = {name: getattr(arguments, option[2:].replace("-", "_")) for name, option in OPTION_OF.items()}
     columns = {name: column for name, column in said.items() if column is not None}
     return ingest(Project.open(arguments.project), arguments.source, Overrides(columns, arguments.time_unit))
+
+
+def _ingest_uploads(arguments: argparse.Namespace) -> Report:
+    from pocketrank.config import Project  # noqa: PLC0415
+    from pocketrank_features.serving.uploads import Inbox  # noqa: PLC0415
+
+    if arguments.source is not None or arguments.items is not None:
+        raise UsageError("--uploads reads what phones sent; ingest a log or items by themselves")
+    project = Project.open(arguments.project)
+    return Inbox(project).ingest(project)
 
 
 def _ingest_items(arguments: argparse.Namespace) -> Report:

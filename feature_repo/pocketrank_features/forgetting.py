@@ -24,6 +24,7 @@ from pocketrank_features.forgotten import Forgotten
 from pocketrank_features.online_users import OnlineUsers
 from pocketrank_features.replacement import alone, room_on_disk
 from pocketrank_features.runs import Workplace
+from pocketrank_features.serving.uploads import Inbox
 
 STATE = "segment_state_"
 
@@ -53,7 +54,12 @@ def forget(project: Project, texts: Sequence[str], at: datetime | None = None) -
         users = user_ids(project, texts)
         found, online, ledger = Footprint(project, places, users), OnlineUsers.of(project), Forgotten.of(project)
         served = {user: online.views_of(user) if online else [] for user in users}
-        known = [user for user in users if found.has(user) or served[user] or ledger.of_user(user) is not None]
+        inbox = Inbox(project)
+        known = [
+            user
+            for user in users
+            if found.has(user) or served[user] or inbox.has(user) or ledger.of_user(user) is not None
+        ]
         for user in users:
             if user not in known:
                 raise UnknownUser(
@@ -67,10 +73,12 @@ def forget(project: Project, texts: Sequence[str], at: datetime | None = None) -
             ledger.write(project)
             if online and online.is_ours:
                 went = sum(online.forget(user, ledger.of_user(user) or until_us) for user in users) > 0
+            uploads = inbox.erase(users)
             files = found.erase()
         facts = {
             "users": len(users),
             **found.counts,
+            "uploads": uploads,
             "files_rewritten": files,
             "online": went,
             "refused_up_to": from_us(max(ledger.of_user(user) or until_us for user in users)).isoformat(),

@@ -350,6 +350,52 @@ def test_too_many_requests_of_an_address_are_put_off_before_their_tokens_are_rea
     assert [answer.status_code for answer in found] == [401, 200, 429, 429]
 
 
+def test_events_are_kept_once_by_the_tokens_user_alone_and_taken_in_as_a_log(
+    shop: Shop, issuer: Issuer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def event(number: int, **changes: Any) -> dict[str, Any]:
+        return {
+            "id": f"d-{number}",
+            "item": "p-1",
+            "behavior": "buy",
+            "time_us": 1_705_000_000_000_000 + number,
+            **changes,
+        }
+
+    bad = [{"score": -1.0}, {"time_us": 4 * 10**15}, {"item": 7}, {"user": "2"}, {"item": "\ud800"}, {"id": "a b"}]
+    sent = [*map(event, range(3)), *(event(10 + n, **change) for n, change in enumerate(bad)), {}]
+
+    async def post(app: Any, body: Any, token: str | None) -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://here") as client:
+            head = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+            return await client.post("/v1/events?user=2", content=json.dumps(body), headers=head)
+
+    assert asyncio.run(post(app_of(shop), {"events": sent}, issuer.token(1))).status_code == 404
+    shop.settings(uploads=True)
+    try:
+        app = app_of(shop)
+        assert asyncio.run(post(app, {"events": sent}, None)).status_code == 401
+        assert asyncio.run(post(app, {"events": "x"}, issuer.token(1))).status_code == 422
+        assert asyncio.run(post(app, {"events": [event(0)] * 501}, issuer.token(1))).status_code == 422
+        for _ in range(2):
+            answer = asyncio.run(post(app, {"events": sent}, issuer.token(1))).json()
+            assert (answer["acknowledged"], len(answer["refused"])) == (10, 7)
+        asyncio.run(post(app, {"events": [event(0)]}, issuer.token(2)))
+        asyncio.run(post(app, {"events": [event(0)]}, issuer.token(99)))
+        shop.run("forget", "99")
+        capsys.readouterr()
+        shop.run("ingest", "--uploads", "--json")
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["accepted"], facts["rejected"], facts["users"]) == (4, 0, 2)
+        shop.run("ingest", "--uploads", code=1)
+        assert "no events were sent since" in capsys.readouterr().err
+        asyncio.run(post(app, {"events": sent}, issuer.token(1)))  # the phone never heard of the acknowledgement
+        shop.run("ingest", "--uploads", "--json", code=1)
+        assert json.loads(capsys.readouterr().out)["reasons"] == {"repeated event_id": 3}
+    finally:
+        shop.settings()
+
+
 def test_a_minute_later_everybody_may_ask_again_and_nothing_is_kept_of_before() -> None:
     now = [0.0]
     limit = PerMinute(2, lambda: now[0])

@@ -3,6 +3,7 @@
 Whose pack it is says the token and nothing else. Every answer is small and made at once: a pack is one read.
 """
 
+import asyncio
 import json
 import logging
 import time
@@ -14,6 +15,7 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +26,7 @@ from pocketrank_features.serving.limits import PerMinute
 from pocketrank_features.serving.metrics import Metrics
 from pocketrank_features.serving.offer import BundleOffer, PackOffer, Served, etag_of
 from pocketrank_features.serving.tokens import KeysAway, Refused, Verifier
+from pocketrank_features.serving.uploads import Inbox
 
 LOG = logging.getLogger("pocketrank.serve")
 PACK_TYPE = "application/vnd.pocketrank.pack"
@@ -53,6 +56,23 @@ class Problem(HTTPException):
 
     def __init__(self, status: int, title: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, title, dict(headers or {}))
+
+
+class Sent(BaseModel):
+    """Events of one user; those that are not right are told apart, and the others taken."""
+
+    events: Annotated[list[dict[str, Any]], Field(max_length=500)]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": [
+                        {"id": "a1-7", "item": "p-17", "behavior": "buy", "time_us": 1764000000000000, "score": 1.0}
+                    ]
+                }
+            ]
+        }
+    )
 
 
 def make_app(project: Project, verifier: Verifier) -> FastAPI:
@@ -93,6 +113,17 @@ def make_app(project: Project, verifier: Verifier) -> FastAPI:
         if found is None:
             raise Problem(404, "no packs of this encoder", {"Cache-Control": MINE})
         return _pack_answer(request, found)
+
+    if project.sync.uploads:
+        inbox = Inbox(project)
+
+        @app.post("/v1/events", responses=_EVENTS_ANSWERS, summary="Events of the token's user, on disk once answered")
+        async def events(subject: Annotated[str, Depends(user)], sent: Sent) -> dict[str, Any]:
+            whose = packs.user(subject)
+            if whose is None:
+                raise Problem(403, "no such user can be")
+            refused = await asyncio.to_thread(inbox.add, whose, sent.events, bundle.current().item_kind)
+            return {"acknowledged": len(sent.events), "refused": refused}
 
     @app.get("/v1/bundle/manifest", responses=_MANIFEST_ANSWERS, summary="What bundle phones are offered")
     async def manifest(request: Request) -> Response:
@@ -249,6 +280,14 @@ _PACK_ANSWERS: dict[int | str, dict[str, Any]] = {
     422: _described("a parameter cannot be read", content=_PROBLEM),
     429: _described("too many requests; see Retry-After", content=_PROBLEM),
     503: _described("the store does not answer; see Retry-After", content=_PROBLEM),
+}
+_EVENTS_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: _described(
+        "all are on disk but those that never will be",
+        content={"application/json": {"example": {"acknowledged": 2, "refused": ["'a1-8': greater_than_equal"]}}},
+    ),
+    403: _described("the token's user cannot be one of this project", content=_PROBLEM),
+    **{status: _PACK_ANSWERS[status] for status in (401, 422, 429, 503)},
 }
 _MANIFEST_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: _described(

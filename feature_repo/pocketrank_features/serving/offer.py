@@ -34,12 +34,14 @@ class Offered:
         etag: of it.
         files: path by sha256.
         release: what it says.
+        item_kind: of the bundle's item ids, int or str.
     """
 
     content: bytes
     etag: str
     files: dict[str, Path]
     release: Release
+    item_kind: type = str
 
 
 class BundleOffer:
@@ -88,16 +90,17 @@ def offered(project: Project, issued_s: int) -> Offered:
         BadBundle: its bundle is not whole.
     """
     settings, folder = project.sync, project.bundle_dir
-    is_there = (folder / "manifest.json").is_file()
+    bundle = Bundle.open(folder) if (folder / "manifest.json").is_file() else None
     release = replace(
-        Release.of(Bundle.open(folder), issued_s) if is_there else Release(FORMAT, issued_s),
+        Release(FORMAT, issued_s) if bundle is None else Release.of(bundle, issued_s),
         rollout_percent=settings.rollout_percent,
         paused=settings.paused,
         withdrawn=settings.withdrawn,
     )
     content = release.to_bytes()
     files = {str(facts["sha256"]): folder / name for name, facts in release.files.items()}
-    return Offered(content, etag_of(content), files, release)
+    kind = str if bundle is None or not bundle.items.ids else type(bundle.items.ids[0])
+    return Offered(content, etag_of(content), files, release, kind)
 
 
 def etag_of(content: bytes) -> str:
@@ -159,6 +162,10 @@ class PackOffer:
     def of_user(self, user: int | str) -> Served:
         """What there is for a user of the bundle's encoder; raises as `pack`."""
         return self._served(self._sources[self.encoder_id], user)
+
+    def user(self, subject: str) -> int | str | None:
+        """The user that a token's subject is; None for one that cannot be."""
+        return user_of(self._sources[self.encoder_id], subject)
 
     def check(self) -> None:
         """Read anything at all.

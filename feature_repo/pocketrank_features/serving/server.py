@@ -16,9 +16,17 @@ from uvicorn.supervisors import Multiprocess
 from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadInput, UsageError
-from pocketrank_features.serving.app import make_app
 from pocketrank_features.serving.guard import GuardedProtocol
 from pocketrank_features.serving.tokens import Verifier, development_secret
+
+# Feast imports torch wherever that is installed, and nothing here uses it: 400 MB and some seconds of every worker.
+_HIDES = "torch" not in sys.modules
+if _HIDES:
+    sys.modules["torch"] = None  # type: ignore[assignment]
+from pocketrank_features.serving.app import make_app  # noqa: E402
+
+if _HIDES:
+    del sys.modules["torch"]
 
 PROJECT, DEVELOPMENT = "POCKETRANK_SERVE_PROJECT", "POCKETRANK_SERVE_DEVELOPMENT"
 MOST_AT_ONCE = 4096  # connections of a worker; more are told to come again
