@@ -276,7 +276,7 @@ class Ranker:
             if bundle is not None and graphs is not None:
                 self._left[self.bundle] = self._state, self._scorer
                 self.bundle, (self._state, self._scorer, self._encoder) = bundle, graphs
-            self._known = self.refused = None
+            self._known = self._before = self.refused = None
             self._pack = self._cached_pack()
 
     def changed(self) -> None:
