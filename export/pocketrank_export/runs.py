@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,7 @@ from pocketrank.errors import BadEvents, NotReady
 from pocketrank.segments import FixedCount, Policy
 from pocketrank_export.catalogue import Catalogue, catalogue_of
 from pocketrank_export.cooccurrence import item_vectors
-from pocketrank_export.distillation import (
-    Distilled,
-    Teacher,
-    teacher_builder,
-    teacher_config,
-    teacher_steps,
-    trained_once,
-)
+from pocketrank_export.distillation import distilled, teacher_config, teacher_steps
 from pocketrank_export.examples import Builder
 from pocketrank_export.heads import head_of
 from pocketrank_export.history import History, read_history, vocabulary_of, with_vocabulary
@@ -149,12 +141,9 @@ def train_on(
         teacher = new_model(teacher_config(config), history.vocabulary, FixedCount(training.teacher), 0, features)
         teacher.id_dropout = training.id_dropout
         _start_from(teacher, alone, vectors)
-        sees = teacher_builder(builder, training.teacher)
-        folder = checkpoints / "teacher"
-        taught = partial(fit, teacher, head, sees, split, training, folder, progress, windows)
-        validation["teacher"] = trained_once(teacher, taught, folder / "trained.pt")
-        told = Teacher.of(teacher, sees, train_end + builder.length)  # a segment may go on beyond it
-        head = Distilled(history.vocabulary.counts, training.negatives, told, training.teacher_weight)
+        head, validation["teacher"] = distilled(
+            teacher, windows, head, split, training, checkpoints / "teacher", progress=progress
+        )
     validation["pocketrank"] = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
     return Trained(
         model=catalogue.whole(model, policy, slots).eval(),
