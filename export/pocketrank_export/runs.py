@@ -134,13 +134,13 @@ def train_on(
     vectors = None
     if windows is not None or not has_items:
         vectors = item_vectors(history, train_end, config.width, training.seed)
-    _start_from(model, alone, None if has_items else vectors)
+    start_from(model, alone, None if has_items else vectors)
     validation = {"memory_alone": before}
     if windows is not None:
         torch.manual_seed(training.seed)
         teacher = new_model(teacher_config(config), history.vocabulary, FixedCount(training.teacher), 0, features)
         teacher.id_dropout = training.id_dropout
-        _start_from(teacher, alone, vectors)
+        start_from(teacher, alone, vectors)
         head, validation["teacher"] = distilled(
             teacher, windows, head, split, training, checkpoints / "teacher", progress=progress
         )
@@ -217,7 +217,7 @@ def _builder(
     )
 
 
-def _start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | None) -> None:
+def start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | None) -> None:
     """Begin where the first stage ended, its item biases and memory, and with these item vectors if there are any."""
     known = alone.state_dict()
     shared = {name: value for name, value in known.items() if name.startswith("bias")}
