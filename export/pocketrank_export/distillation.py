@@ -49,7 +49,7 @@ def teacher_builder(builder: Builder, length: int) -> Builder:
             f"[training] teacher: found {length}, wanted at least the {builder.length} events that a segment may have "
             "([segments] max_events), or 0 for none: a teacher that sees less has nothing to teach"
         )
-    return replace(builder, slots=0, length=length, by_count=True, sliding=True)
+    return replace(builder, slots=0, levels=0, length=length, by_count=True, sliding=True)
 
 
 @dataclass(frozen=True, eq=False)

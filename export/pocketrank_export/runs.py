@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +102,8 @@ def train_on(
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy, slots, remembered = project.segments.cutter(), project.segments.slots, project.memory.items
-    builder = _builder(history, policy, slots, remembered, project.memory.half_life_s, config, training)
+    compaction = project.segments.compactor()
+    builder = _builder(history, policy, slots, compaction, remembered, project.memory.half_life_s, config, training)
     split = split or Split.of(history.events.time_us, training, config.head)
     if not len(split.validation(builder)):
         where = (
@@ -153,7 +155,7 @@ def train_on(
         vocabulary=catalogue.vocabulary,
         policy=policy,
         slots=slots,
-        compaction=project.segments.compactor(),
+        compaction=compaction,
         remembered=remembered,
         half_life_s=project.memory.half_life_s,
         lateness_s=project.segments.lateness_s,
@@ -184,6 +186,7 @@ def builder_on(history: History, trained: Trained) -> Builder:
         history,
         trained.policy,
         trained.slots,
+        trained.compaction,
         trained.remembered,
         trained.half_life_s,
         trained.config,
@@ -195,6 +198,7 @@ def _builder(
     history: History,
     policy: Policy,
     slots: int,
+    compaction: dict[str, Any],
     remembered: int,
     half_life_s: float,
     config: ModelConfig,
@@ -213,6 +217,7 @@ def _builder(
         half_life_s,
         repeats=training.repeats,
         by_count=isinstance(policy, FixedCount),
+        levels=compaction.get("levels", 0),
         labels=head_of(config, training, history).labels,
     )
 

@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank_export.asked import Asked
-from pocketrank_export.cached import FromLog, Held, Source
 from pocketrank_export.comparison import Estimate, difference
 from pocketrank_export.evaluation import Evaluation, rank
-from pocketrank_export.history import Index
 from pocketrank_export.on_phone import Phone, by_phone
 from pocketrank_export.scorers import by_model
 from pocketrank_export.shortened import without_newest_segments
@@ -23,30 +21,6 @@ from pocketrank_export.trained import Trained
 MISSING = (1, 2, 4)
 PHONES = 500
 MODEL = "pocketrank"
-
-
-@dataclass(frozen=True, eq=False)
-class Lagging:
-    """Cached segments without the newest ones.
-
-    Attributes:
-        inner: where they come from, with `missing` more slots than are wanted.
-        missing: how many are not there yet.
-    """
-
-    inner: Source
-    missing: int
-
-    @property
-    def examples(self) -> Index:
-        """See `Source`."""
-        return self.inner.examples
-
-    def held(self, segment: Index, now_us: Index) -> Held:
-        """See `Source`."""
-        held = self.inner.held(segment, now_us)
-        columns = {name: getattr(held, name)[:, : -self.missing] for name in ("cached", "age_s", "weight", "mask")}
-        return held._replace(**columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +100,4 @@ def staleness(
 
 def lacking(asked: Asked, missing: int) -> Asked:
     """The same questions where the newest segments' vectors are not in the cache, and older ones stand there."""
-    builder = asked.builder
-    source = FromLog(builder.history, builder.slots + missing, builder.length)
-    return replace(asked, builder=replace(builder, given=Lagging(source, missing)))
+    return replace(asked, builder=replace(asked.builder, given=asked.builder.lacking(missing)))
