@@ -17,7 +17,7 @@ from pocketrank_export.new_users import new_users
 from pocketrank_export.on_phone import Phone, by_phone
 from pocketrank_export.runs import builder_of
 from pocketrank_export.scorers import SCORERS, by_model
-from pocketrank_export.staleness import MODEL, lacking, staleness
+from pocketrank_export.staleness import FLOAT32, INT8, MODEL, lacking, staleness
 from pocketrank_export.trained import Trained
 
 PLENTY = 64  # items that a pack remembers: more than anybody here has
@@ -167,6 +167,8 @@ def test_staleness_compares_every_lag_with_nothing_missing(trained: Trained, ask
     assert found.phones is not None
     assert len(found.phones.asked) == len(found.memory_fits) == 12
     assert found.memory_fits.all()
+    assert found.same_on_phones(0, INT8).all()  # what else phones do to a model is whole seconds
+    assert not found.same_on_phones(0, FLOAT32).all()  # whose scores are near ties here
     for missing in (1, 1000):
         assert found.same_on_phones(missing).all()
         assert found.change_on_phones(missing).mean == 0.0
@@ -176,6 +178,17 @@ def test_an_older_pack_of_a_small_memory_remembers_other_items_and_that_is_told(
     found = staleness(replace(trained, remembered=3), asked.part(asked.live == 0), missing=(4,))
     assert not found.memory_fits.any()
     assert not found.same_on_phones(4).all()
+
+
+def test_a_phone_remembers_items_of_the_live_session_beside_those_of_its_pack(trained: Trained, asked: Asked) -> None:
+    """So with a memory that is full it knows more than the model was asked with, and may rank otherwise."""
+    few = replace(trained, remembered=3)
+    live = replace(asked, builder=replace(asked.builder, remembered=3)).part(asked.live == 2)
+    remembered = np.bincount(live.batch().memory_question, minlength=len(live))
+    phone = Phone.of(few)
+    more = [len(phone.situation(*past(live, question), 0).memory.items) for question in range(len(live))]
+    assert remembered.max() == 3
+    assert max(more) > 3
 
 
 def test_new_users_are_asked_the_same_questions_with_ever_longer_pasts(trained: Trained, asked: Asked) -> None:
