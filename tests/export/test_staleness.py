@@ -12,6 +12,7 @@ import pytest
 from pocketrank import Bundle, engines
 from pocketrank.config import Project
 from pocketrank.encoding import Events
+from pocketrank.scoring import Scorer
 from pocketrank_export.asked import Asked
 from pocketrank_export.new_users import new_users
 from pocketrank_export.on_phone import Phone, by_phone
@@ -46,7 +47,8 @@ def phone(project: Project) -> Phone:
     bundle = Bundle.open(project.bundle_dir)
     manifest = replace(bundle.manifest, sizes={**bundle.manifest.sizes, "F": PLENTY})
     graphs = [engines.load(bundle.folder, name, "onnx") for name in ("encoder", "state")]
-    return Phone(Bundle(bundle.folder, manifest, bundle.items), *graphs)
+    known = Bundle(bundle.folder, manifest, bundle.items)
+    return Phone(known, *graphs, Scorer.load(known, "onnx"))
 
 
 def past(asked: Asked, question: int) -> tuple[Events, int]:
@@ -66,7 +68,7 @@ def test_a_phone_that_saw_the_missing_events_works_out_the_same_state_inputs(
         assert (0 if lacks is None else int(lacks.ordinal_last[-1]) + 1) == max(
             int(asked.segments_before[question]) - missing, 0
         )
-        inputs = whole.state_inputs(phone.state, now_us), stale.state_inputs(now_us)
+        inputs = whole.state_inputs(phone.state, now_us), stale.state_inputs(phone.state, now_us)
         for name, array in inputs[0].items():
             np.testing.assert_array_equal(inputs[1][name], array, err_msg=name)
         assert int(inputs[0]["mask"].sum()) == min(int(asked.segments_before[question]), phone.bundle.sizes.S)
