@@ -48,7 +48,7 @@ class Log:
 
 def ml1m(path: Path | None) -> Log:
     """MovieLens-1M in order: the last film of each user, from all those it has not seen."""
-    table = pq.read_table(_there(path, "ml1m_order.parquet"))
+    table = pq.read_table(there(path, "ml1m_order.parquet"))
     policy = FixedCount(16)
     training = {"target": "next", "repeats": False, "split": "last", "negatives": 512, "min_count": 1, "unknown": 0.0}
     training |= {"rounds": 30, "steps": 30 * 105, "batch": 640, "run": 200, "patience": 30}
@@ -67,7 +67,7 @@ def completejourney(_: Path | None) -> Log:
 
 def commits(path: Path | None) -> Log:
     """Which files an author touches in the next session: the last 10 of each with at least 20, from all before."""
-    table = pq.read_table(_there(path, "rails_commits.parquet"))
+    table = pq.read_table(there(path, "rails_commits.parquet"))
     table = table.filter(pc.not_equal(table["behavior"], "delete"))
     often = table.group_by("item_id").aggregate([("item_id", "count")])
     often = often.filter(pc.greater_equal(often["item_id_count"], 5))["item_id"]
@@ -88,7 +88,8 @@ LOGS: dict[str, Callable[[Path | None], Log]] = {
 }
 
 
-def _there(path: Path | None, name: str) -> Path:
+def there(path: Path | None, name: str) -> Path:
+    """A log that is a file: the one given, or of its name in the folder given; ends where there is none."""
     found = path if path is not None and path.is_file() else (path or Path("../shared/data")) / name
     if not found.is_file():
         sys.exit(f"{found}: no such file; say where it is: --path FILE")

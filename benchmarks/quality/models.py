@@ -73,6 +73,7 @@ def sasrec(window: int, **training: Any) -> Recipe:
 MODELS: dict[str, Recipe] = {
     "pocketrank": Recipe(),
     "last_segment": Recipe(slots=1),
+    "distilled": Recipe(training={"teacher": 200}),
     "live_alone": Recipe(without=frozenset({"segments"})),
     "sasrec_50": sasrec(50),
     "sasrec_200": sasrec(200),

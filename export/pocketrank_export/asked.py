@@ -72,6 +72,13 @@ class Asked:
         rows = self.history.events.rows[event]
         return question[rows >= 0], rows[rows >= 0]
 
+    def targets(self) -> Pairs:
+        """Question and vocabulary row of each known item that is to be ranked first, by question, each once."""
+        question, event = spread(self.asked_at, self.target_end)
+        rows, items = self.history.events.rows[event], len(self.history.vocabulary.items)
+        pairs = np.unique(question[rows >= 0] * items + rows[rows >= 0])
+        return pairs // items, pairs % items
+
     def part(self, index: Index | slice) -> "Asked":
         """Some of them."""
         return replace(self, segment=self.segment[index], live=self.live[index], target_end=self.target_end[index])

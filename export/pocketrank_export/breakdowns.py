@@ -3,7 +3,7 @@
 All of it from the best ten that one pass kept; nothing is ranked again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from pocketrank_export.comparison import Estimate, difference, per_user
 from pocketrank_export.evaluation import Evaluation
 from pocketrank_export.history import Index
-from pocketrank_export.metrics import METRICS
+from pocketrank_export.metrics import METRICS, FloatArray64
 
 EDGES = (0, 1, 5, 20, 50, 100, 500)
 
@@ -54,20 +54,38 @@ def by_history(evaluation: Evaluation, one: str, other: str, edges: Sequence[int
     Returns:
         Buckets that somebody is in. A user whose past grew from question to question may be in several.
     """
-    asked = evaluation.asked
-    bucket = np.searchsorted(edges, asked.segments_before, side="right") - 1
+    values = {name: METRICS["ndcg"](ranked) for name, ranked in evaluation.ranked.items()}
+    return bucketed(evaluation.asked.segments_before, evaluation.asked.user, values, one, other, edges)
+
+
+def bucketed(
+    before: Index,
+    user: Index,
+    values: Mapping[str, FloatArray64],
+    one: str,
+    other: str,
+    edges: Sequence[int] = EDGES,
+) -> list[Bucket]:
+    """Means over the users of each bucket.
+
+    Args:
+        before: (Q,) how long the past of each question is.
+        user: (Q,) who was asked.
+        values: method -> (Q,), NaN where there is none.
+        one: see `by_history`.
+        other: likewise.
+        edges: likewise.
+    """
+    bucket = np.searchsorted(edges, before, side="right") - 1
     found = []
     for number, low in enumerate(edges):
         inside = bucket == number
         if not inside.any():
             continue
-        values = {
-            name: per_user(METRICS["ndcg"](ranked)[inside], asked.user[inside])
-            for name, ranked in evaluation.ranked.items()
-        }
+        of_users = {name: per_user(each[inside], user[inside]) for name, each in values.items()}
         high = edges[number + 1] - 1 if number + 1 < len(edges) else None
-        means = {name: float(np.nanmean(v)) if not np.isnan(v).all() else 0.0 for name, v in values.items()}
-        found.append(Bucket(low, high, len(values[one]), means, difference(values[one], values[other])))
+        means = {name: float(np.nanmean(v)) if not np.isnan(v).all() else 0.0 for name, v in of_users.items()}
+        found.append(Bucket(low, high, len(of_users[one]), means, difference(of_users[one], of_users[other])))
     return found
 
 

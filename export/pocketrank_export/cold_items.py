@@ -7,31 +7,28 @@ what users did before. Then content makes their vectors, and the sessions after 
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pocketrank.config import FILE_NAME, Project
 from pocketrank.errors import BadConfig, NotReady
-from pocketrank.groups import spread
+from pocketrank_export.asked import Asked
 from pocketrank_export.catalogue import Catalogue, with_new
+from pocketrank_export.evaluation import Evaluation, rank
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.features import ItemTable
 from pocketrank_export.history import History, Index, Vocabulary, with_vocabulary
-from pocketrank_export.metrics import ndcg, top_rows
+from pocketrank_export.metrics import FloatArray
+from pocketrank_export.model import Model
 from pocketrank_export.runs import builder_of, checkpoints_of, train_on, training_history
-from pocketrank_export.scoring import batch_scores
+from pocketrank_export.scorers import Scorer, by_model, by_popularity
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.trained import Trained, new_model
 
 SHARE = 0.1
-METRICS = ("ndcg_10", "hr_10")
-Values = npt.NDArray[np.float64]
-Scores = npt.NDArray[np.float32]
-Rankers = dict[str, Callable[[Batch], Scores]]
+METRICS = {"ndcg_10": "ndcg", "hr_10": "hr"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,32 +37,41 @@ class ColdItems:
 
     Attributes:
         items: held out. trained: items that were not.
-        users: with a past and such a session. sessions: of theirs. targets: held-out items in them.
-        per_user: (candidates, method, metric) -> (users,) means over the sessions of each. Candidates are "all" items,
-            or the "new" ones alone. Methods: "content"; "no_content", the same model with vectors of 0 and the least
-            bias for new items; "popularity", by events in training, of which new items have none; "hindsight",
-            popularity as though they had been there, which no new item could have; "random". Metrics: NDCG@10 and
-            HR@10, of held-out targets.
+        among: candidates, "all" items or the "new" ones alone -> the sessions that have a new item, these its only
+            targets. Methods: "content"; "no_content", the same model with vectors of 0 and the least bias for new
+            items; "popularity", by events in training, of which new items have none; "hindsight", popularity as though
+            they had been there, which no new item could have; "random".
     """
 
     items: int
     trained: int
-    users: int
-    sessions: int
-    targets: int
-    per_user: dict[tuple[str, str, str], Values]
+    among: dict[str, Evaluation]
+
+    @property
+    def users(self) -> int:
+        """With a past and such a session."""
+        return self.among["all"].users
+
+    @property
+    def sessions(self) -> int:
+        """Such sessions of theirs."""
+        return len(self.among["all"].asked)
+
+    @property
+    def targets(self) -> int:
+        """Held-out items in them."""
+        return len(self.among["all"].targets[0])
 
     def means(self, candidates: str) -> dict[str, dict[str, float]]:
         """Means over users, method by method."""
+        found = self.among[candidates]
         return {
-            method: {metric: float(self.per_user[candidates, method, metric].mean()) for metric in METRICS}
-            for method in dict.fromkeys(method for _, method, _ in self.per_user)
+            method: {name: found.means(metric)[method] for name, metric in METRICS.items()} for method in found.ranked
         }
 
-    def error_of_difference(self, candidates: str, one: str, other: str, metric: str = METRICS[0]) -> float:
-        """Standard error of the mean difference of two methods, over users (paired)."""
-        difference = self.per_user[candidates, one, metric] - self.per_user[candidates, other, metric]
-        return float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 1 else 0.0
+    def error_of_difference(self, candidates: str, one: str, other: str) -> float:
+        """Standard error of the mean difference of two methods in NDCG@10, over users (paired)."""
+        return self.among[candidates].error_of_difference(one, other)
 
 
 def cold_items(project: Project, *, progress: bool) -> ColdItems:
@@ -141,65 +147,60 @@ def rank_cold(trained: Trained, builder: Builder, known: int, hindsight: Index) 
     after = history.segment_start_us >= trained.split.until_us
     followed = np.arange(len(history.segments)) > history.user_first_segment[history.segment_user]
     sessions = np.flatnonzero(after & followed)
-    example, row = _targets(history, sessions, known)
-    sessions = sessions[np.unique(example)]
-    if not len(sessions):
+    rows = history.events.rows
+    # What is wanted is new, and nothing new was ever seen: two logs in which the other items are unknown.
+    only_new = dataclasses.replace(builder, history=_with_rows(history, rows >= known), repeats=True)
+    unseen = dataclasses.replace(only_new, history=_with_rows(history, rows < known))
+    asked = Asked(only_new, sessions, np.zeros_like(sessions), history.segments.end[sessions])
+    asked = asked.part(np.unique(asked.targets()[0]))
+    if not len(asked):
         raise NotReady(
             f"none of the {len(trained.vocabulary.items) - known} items held out is in a session after the split; "
             "ingest a longer log, or raise [training] holdout"
         )
-    unseen = dataclasses.replace(builder, history=_without(history, known))
-    rankers = _rankers(trained, known, hindsight)
-    found: dict[tuple[str, str, str], list[Values]] = {}
-    for part, batch in _batches(unseen, sessions):
-        example, row = _targets(history, part, known)
-        for method, scores in rankers.items():
-            every = scores(batch)
-            for candidates, shown, wanted in (("all", every, row), ("new", every[:, known:], row - known)):
-                values = ndcg(shown, example, wanted), _hit(shown, example, wanted)
-                for metric, value in zip(METRICS, values, strict=True):
-                    found.setdefault((candidates, method, metric), []).append(value)
-    users, user = np.unique(history.segment_user[sessions], return_inverse=True)
-    size = np.bincount(user)
+    scorers = _scorers(trained, known, hindsight)
+    among = {"all": scorers, "new": {name: _among_new(scorer, known) for name, scorer in scorers.items()}}
     return ColdItems(
         items=len(trained.vocabulary.items) - known,
         trained=known,
-        users=len(users),
-        sessions=len(sessions),
-        targets=len(_targets(history, sessions, known)[0]),
-        per_user={key: np.bincount(user, np.concatenate(parts)) / size for key, parts in found.items()},
+        among={
+            name: rank(asked, methods, view=lambda part: dataclasses.replace(part, builder=unseen), what="new items")
+            for name, methods in among.items()
+        },
     )
 
 
-def _rankers(trained: Trained, known: int, hindsight: Index) -> Rankers:
-    counts = trained.vocabulary.counts.astype(np.float32)
-    with_hindsight = np.append(counts[:known], hindsight).astype(np.float32)
+def _scorers(trained: Trained, known: int, hindsight: Index) -> dict[str, Scorer]:
+    counts = trained.vocabulary.counts
     random = np.random.default_rng((trained.training.seed, 3))
     return {
-        "content": _by(trained),
-        "no_content": _by(_forgetful(trained, known)),
-        "popularity": lambda batch: np.tile(counts, (len(batch), 1)),
-        "hindsight": lambda batch: np.tile(with_hindsight, (len(batch), 1)),
-        "random": lambda batch: random.random((len(batch), len(counts)), np.float32),
+        "content": by_model(trained.model),
+        "no_content": by_model(_forgetful(trained, known)),
+        "popularity": by_popularity(counts),
+        "hindsight": by_popularity(np.append(counts[:known], hindsight)),
+        "random": lambda batch, _: random.random((len(batch), len(counts)), np.float32),
     }
 
 
-def _by(trained: Trained) -> Callable[[Batch], Scores]:
-    def scores(batch: Batch) -> Scores:
-        with torch.no_grad():
-            return batch_scores(trained.model, batch).numpy()
+def _among_new(scorer: Scorer, known: int) -> Scorer:
+    """The same method where nothing but new items can be ranked."""
+
+    def scores(batch: Batch, asked: Asked) -> FloatArray:
+        found = scorer(batch, asked).copy()
+        found[:, :known] = -np.inf
+        return found
 
     return scores
 
 
-def _forgetful(trained: Trained, known: int) -> Trained:
+def _forgetful(trained: Trained, known: int) -> Model:
     """The same model, to which nothing is known of new items."""
     features = None if trained.features is None else trained.features.blank_after(known)
     model = new_model(trained.config, trained.vocabulary, trained.policy, trained.slots, features)
     model.load_state_dict(trained.model.state_dict())  # which copies
     with torch.no_grad():
         model.bias[known:] = model.bias[:known].min()  # what was expected of them, content said, too
-    return dataclasses.replace(trained, model=model.eval(), features=features)
+    return model.eval()
 
 
 def _restricted(history: History, kept: Index) -> History:
@@ -210,30 +211,7 @@ def _restricted(history: History, kept: Index) -> History:
     )
 
 
-def _without(history: History, known: int) -> History:
-    """The same log, the events of new items unknown."""
-    rows = history.events.rows
-    events = dataclasses.replace(history.events, rows=np.where(rows < known, rows, -1))
+def _with_rows(history: History, known: np.ndarray) -> History:
+    """The same log, the items of all other events unknown; `known` is (E,) bool."""
+    events = dataclasses.replace(history.events, rows=np.where(known, history.events.rows, -1))
     return dataclasses.replace(history, events=events)
-
-
-def _targets(history: History, sessions: Index, known: int) -> tuple[Index, Index]:
-    """Place among some sessions, and row, of each new item in them."""
-    example, event = spread(history.segments.first[sessions], history.segments.end[sessions])
-    rows = history.events.rows[event]
-    pairs = np.unique(np.stack([example, rows])[:, rows >= known], axis=1)
-    return pairs[0], pairs[1]
-
-
-def _batches(builder: Builder, sessions: Index, size: int = 256) -> Iterator[tuple[Index, Batch]]:
-    for begin in range(0, len(sessions), size):
-        part = sessions[begin : begin + size]
-        yield part, builder.batch(part, np.zeros(len(part), np.int64), builder.history.segments.end[part])
-
-
-def _hit(scores: Scores, example: Index, row: Index, k: int = 10) -> Values:
-    """(B,) 1 where any target is among the best k, 0 otherwise."""
-    relevant = np.zeros(scores.shape, bool)
-    relevant[example, row] = True
-    found = np.take_along_axis(relevant, top_rows(scores, k), axis=1)
-    return np.asarray(found.any(axis=1), np.float64)

@@ -6,7 +6,7 @@ ask about; after that a step costs one more product with the items, not one more
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from pocketrank.atomic import write_bytes
 from pocketrank.errors import BadConfig
 from pocketrank.groups import nth, spread
-from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.heads import Head, NextItem
 from pocketrank_export.history import Index, cut_by_count
@@ -26,7 +25,7 @@ from pocketrank_export.model import Model
 from pocketrank_export.scoring import States, batch_states, scores_of
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
-from pocketrank_export.steps import LIVE_AT_MOST, Steps
+from pocketrank_export.steps import Steps
 
 AT_ONCE = 64  # windows whose states are worked out together
 
@@ -39,8 +38,8 @@ def teacher_config(config: ModelConfig) -> ModelConfig:
 def teacher_builder(builder: Builder, length: int) -> Builder:
     """The same log to somebody who caches nothing and sees the newest `length` events.
 
-    Segments stay as they are cut, so that the split and the questions are those of the student; training cuts windows
-    of its own (`WindowSteps`).
+    Segments stay as they are cut, so that the split and the questions are those of the student; training asks them in
+    windows of `length` events, which each pass lays elsewhere (`Steps`).
 
     Raises:
         BadConfig: it would see less than the live segment alone.
@@ -50,25 +49,7 @@ def teacher_builder(builder: Builder, length: int) -> Builder:
             f"[training] teacher: found {length}, wanted at least the {builder.length} events that a segment may have "
             "([segments] max_events), or 0 for none: a teacher that sees less has nothing to teach"
         )
-    return replace(builder, slots=0, length=length, by_count=True, sliding=True)
-
-
-class WindowSteps(Steps):
-    """The student's questions, asked inside windows of L consecutive events that each pass lays elsewhere."""
-
-    def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
-        """Each segment of the student that begins in a window, asked as the student is: mostly at its start.
-
-        So not at the start of whole sessions alone, as a full-sequence model that teaches nobody.
-        """
-        window, known = builder.history.segments, self.builder.history
-        first, end = known.segments.first, known.segments.end
-        which, own = spread(np.searchsorted(first, window.first[segment]), np.searchsorted(first, window.end[segment]))
-        most = random.choice(LIVE_AT_MOST)
-        at = first[own] + random.integers(0, np.minimum(end[own] - first[own], most + 1))
-        inside = (first[own] < self.train_end[known.segment_user[own]]) & (at < window.end[segment[which]])
-        which, own, at = segment[which[inside]], own[inside], at[inside]
-        return Asked(builder, which, at - window.first[which], end[own])
+    return replace(builder, slots=0, levels=0, length=length, by_count=True, sliding=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +128,7 @@ def cross_entropy(said: Tensor, wanted: Tensor) -> Tensor:
     return -(torch.softmax(wanted, dim=1) * torch.log_softmax(said, dim=1)).sum(dim=1)
 
 
-def teacher_steps(head: Head, builder: Builder, split: Split, training: TrainingConfig) -> WindowSteps:
+def teacher_steps(head: Head, builder: Builder, split: Split, training: TrainingConfig) -> Steps:
     """What a teacher is asked while it trains: as many events a step as the student, in windows that share no past.
 
     Raises:
@@ -158,24 +139,43 @@ def teacher_steps(head: Head, builder: Builder, split: Split, training: Training
             '[training] teacher: a teacher says what comes next; set [model] head = "next_item", or teacher = 0'
         )
     batch = max(training.batch * builder.length // training.teacher, 1)
-    return WindowSteps(teacher_builder(builder, training.teacher), split, replace(training, batch=batch, run=1))
+    return Steps(teacher_builder(builder, training.teacher), split, replace(training, batch=batch, run=1))
 
 
-def trained_once(model: Model, train: Callable[[], float], file: Path) -> float:
-    """Train a teacher, or read what was trained before the run was stopped: its student goes on with the same one.
+def distilled(
+    teacher: Model, windows: Steps, head: Head, split: Split, training: TrainingConfig, folder: Path, progress: bool
+) -> tuple[Distilled, float]:
+    """Train a teacher and get its states; or read what was trained before the run was stopped.
+
+    Args:
+        teacher: by `teacher_config`, with what it starts from.
+        windows: what it is asked (`teacher_steps`).
+        head: its own, the next item's.
+        split: what trains and validates.
+        training: [training], the student's.
+        folder: for checkpoints.
+        progress: whether to draw it.
 
     Returns:
-        Its validation.
+        The student's head, and the teacher's validation.
     """
-    if not file.is_file():
-        quality = train()
+    from pocketrank_export.training import fit  # noqa: PLC0415  (brings Lightning: seconds)
+
+    builder, file = windows.builder, folder / "trained.pt"
+    sees = replace(builder, repeats=training.repeats)
+    if file.is_file():
+        kept = torch.load(file, weights_only=True)
+        teacher.load_state_dict(kept["weights"])
+        quality = float(kept["quality"])
+    else:
+        quality = fit(teacher, head, sees, split, training, folder, progress, windows)
         made = io.BytesIO()
-        torch.save({"weights": model.state_dict(), "quality": quality}, made)
+        torch.save({"weights": teacher.state_dict(), "quality": quality}, made)
         write_bytes(file, made.getvalue())
-        return quality
-    kept = torch.load(file, weights_only=True)
-    model.load_state_dict(kept["weights"])
-    return float(kept["quality"])
+    size = builder.history.segments.end - builder.history.segments.first
+    told = Teacher.of(teacher, sees, windows.train_end + int(size.max()))  # a segment may go on beyond it
+    counts = builder.history.vocabulary.counts
+    return Distilled(counts, training.negatives, told, training.teacher_weight), quality
 
 
 def states_of(model: Model, builder: Builder, end: Index) -> Iterator[tuple[Index, Tensor]]:

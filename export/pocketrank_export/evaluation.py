@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from pocketrank.command import progress
-from pocketrank_export.asked import Asked, targets_of
+from pocketrank_export.asked import Asked
 from pocketrank_export.comparison import Estimate, difference, estimate, per_user
 from pocketrank_export.examples import Builder
 from pocketrank_export.metrics import METRICS, FloatArray64, Pairs, Ranked, ranked, without
@@ -88,6 +88,7 @@ def rank(
         asked: Q questions.
         scorers: methods by name.
         view: what a method gets to see instead: the same questions with less of a past. Given some questions, as many.
+            Targets, and what is left out, stay those of the questions.
         what: is being done, for the progress bar.
         at_once: questions answered together.
     """
@@ -97,8 +98,8 @@ def rank(
     for number, part in enumerate(progress(parts, len(parts), what, f"x {at_once} questions")):
         seen = part if view is None else view(part)
         batch = seen.batch()
-        left_out = part.left_out()  # not of `seen`: a shorter past does not bring items back
-        targets = without(targets_of(batch), left_out, len(asked.history.vocabulary.items))
+        left_out = part.left_out()  # these, too, not of `seen`: a shorter past does not bring items back
+        targets = without(part.targets(), left_out, len(asked.history.vocabulary.items))
         wanted.append((number * at_once, targets))
         for name, scorer in scorers.items():
             found[name].append(ranked(scorer(batch, seen), targets, K, left_out))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pocketrank.compaction import Log, Ring
 from pocketrank.groups import spread
 from pocketrank.quantise import FloatArray
 from pocketrank.segments import MICROSECONDS
@@ -25,8 +26,8 @@ class Batch:
     """Q questions, asked of B examples that share N closed segments. Ages are as of an example's newest live event.
 
     Attributes:
-        segment_rows, segment_behavior, segment_gap_s, segment_score, segment_mask, vectors, cached, age_s, weight,
-            mask: see `cached.Held`.
+        segment_rows, segment_behavior, segment_gap_s, segment_score, segment_mask, merged, part, share, vectors,
+            cached, age_s, weight, mask: see `cached.Held`.
         live_rows: (B, l) int64. live_behavior: (B, l) int32. live_age_s, live_score, live_mask: (B, l) float32;
             l is the most live events of any example, at least 1.
         example, position: (Q,) int64 example of each question, and how many of its live events have come by then.
@@ -44,6 +45,9 @@ class Batch:
     segment_gap_s: Tensor
     segment_score: Tensor
     segment_mask: Tensor
+    merged: Tensor
+    part: Tensor
+    share: Tensor
     vectors: Tensor
     cached: Tensor
     age_s: Tensor
@@ -87,6 +91,7 @@ class Builder:
         repeats: whether users come back to items; where not, those they had are out of the question.
         by_count: whether segments are cut by the number of events alone.
         sliding: whether the newest L events are live, whatever segment they are in: a full-sequence model's view.
+        levels: of merged segments, where old ones merge (compaction "log"); 0 where the newest S are kept ("ring").
         labels: (E,) float32 what a head is to say of each event, where that is more than its item.
         given: what phones had cached, where a training set says it; the log itself otherwise.
     """
@@ -99,13 +104,19 @@ class Builder:
     repeats: bool = True
     by_count: bool = False
     sliding: bool = False
+    levels: int = 0
     labels: FloatArray | None = None
     given: Source | None = None
 
     @cached_property
     def source(self) -> Source:
         """Where cached segments come from, and which segments are examples."""
-        return FromLog(self.history, self.slots, self.length) if self.given is None else self.given
+        return self.lacking(0) if self.given is None else self.given
+
+    def lacking(self, missing: int) -> Source:
+        """The log as phones hold it whose caches lack the newest `missing` segments."""
+        compaction = Log(self.slots, self.levels) if self.levels else Ring(self.slots)
+        return FromLog(self.history, compaction, self.length, missing)
 
     def batch(self, segment: Index, live: Index, target_end: Index) -> Batch:
         """Build questions.
@@ -200,7 +211,7 @@ def encoder_inputs(batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def fusion_inputs(batch: Batch, encoded: Tensor, vectors: Tensor) -> tuple[Cached, Live]:
-    """The fusion's inputs for a batch's examples, given (N, K, D) encoded segments and (I + 1, D) item vectors."""
+    """The fusion's inputs for a batch's examples, given (N + M, K, D) encoded segments and (I + 1, D) item vectors."""
     with_empty = torch.cat([encoded, encoded.new_zeros(1, *encoded.shape[1:])])
     cached = Cached(with_empty[batch.cached], batch.age_s, batch.weight, batch.mask)
     live_items = vectors[batch.live_rows] * batch.live_mask[..., None]

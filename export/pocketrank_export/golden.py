@@ -3,6 +3,8 @@
 They travel in the bundle; `pocketrank.selftest` reads them.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -35,6 +37,7 @@ def golden_cases(model: Model, items: Items, sizes: Sizes, builder: Builder, see
     random = np.random.default_rng(seed)
     real = _chosen(builder, random)
     size = builder.history.segments.end[real] - builder.history.segments.first[real]
+    builder = replace(builder, levels=0)  # merged ones are vectors like any others
     batch = builder.batch(real, random.integers(0, size), builder.history.segments.end[real])
     encoder = _encoder_cases(builder, real, sizes)
     encoder["vectors"] = _run(model, "encoder", {"items": items.embed(encoder["rows"]), **_without(encoder, "rows")})[0]

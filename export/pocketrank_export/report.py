@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from pocketrank_export.breakdowns import Bucket, by_history, coverage, popularity_lift
 from pocketrank_export.comparison import Estimate
 from pocketrank_export.evaluation import Evaluation
 from pocketrank_export.new_users import NewUsers
-from pocketrank_export.staleness import MODEL, Staleness
+from pocketrank_export.staleness import FLOAT32, INT8, MODEL, Staleness
 
 ALONE = "memory_alone"
 MORE = ("hr", "recall", "mrr")
@@ -85,12 +87,16 @@ def staleness_facts(found: Staleness) -> dict[str, Any]:
             }
         rows.append(row)
     phones = 0 if found.phones is None else len(found.phones.asked)
-    whole = None if found.phones is None else round(found.phones.means()["0"], 4)
+    means = {} if found.phones is None else found.phones.means()
+    same = found.same_on_phones(0, INT8) if means else np.zeros(0, bool)
     return {
         "ndcg_10": fresh.rounded(),
         "phones": phones,
         "memory_fits": int(found.memory_fits.sum()),
-        "ndcg_10_on_phones": whole,
+        "ndcg_10_on_phones": round(means["0"], 4) if means else None,
+        "model_on_the_same": {name: round(means[name], 4) for name in (FLOAT32, INT8) if means},
+        "same_as_int8": int(same.sum()),
+        "same_as_int8_where_memory_fits": int((same & found.memory_fits).sum()) if means else 0,
         "missing": rows,
     }
 
@@ -112,7 +118,15 @@ def staleness_text(facts: dict[str, Any]) -> str:
             cells.append(f"{device['same_where_memory_fits']:,}/{facts['memory_fits']:,}")
         rows.append(cells)
     note = f"   (on device: {facts['phones']:,} questions, one by one, by the phone's own code)" if with_phones else ""
-    return f"NDCG@10 of a cache that lags{note}\n{table(head, rows)}\n"
+    text = f"NDCG@10 of a cache that lags{note}\n{table(head, rows)}\n"
+    if not with_phones:
+        return text
+    model = facts["model_on_the_same"]
+    return (
+        f"{text}The model on these: float32 {_value(model[FLOAT32])}, int8 as on phones {_value(model[INT8])};"
+        f" with nothing missing phones have the best ten of int8 for {facts['same_as_int8']:,}/{facts['phones']:,}, "
+        f"{facts['same_as_int8_where_memory_fits']:,}/{facts['memory_fits']:,} where memory fits\n"
+    )
 
 
 def new_users_facts(found: NewUsers) -> dict[str, Any]:

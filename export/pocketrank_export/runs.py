@@ -4,8 +4,8 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,7 @@ from pocketrank.errors import BadEvents, NotReady
 from pocketrank.segments import FixedCount, Policy
 from pocketrank_export.catalogue import Catalogue, catalogue_of
 from pocketrank_export.cooccurrence import item_vectors
-from pocketrank_export.distillation import (
-    Distilled,
-    Teacher,
-    teacher_builder,
-    teacher_config,
-    teacher_steps,
-    trained_once,
-)
+from pocketrank_export.distillation import distilled, teacher_config, teacher_steps
 from pocketrank_export.examples import Builder
 from pocketrank_export.heads import head_of
 from pocketrank_export.history import History, read_history, vocabulary_of, with_vocabulary
@@ -109,7 +102,8 @@ def train_on(
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy, slots, remembered = project.segments.cutter(), project.segments.slots, project.memory.items
-    builder = _builder(history, policy, slots, remembered, project.memory.half_life_s, config, training)
+    compaction = project.segments.compactor()
+    builder = _builder(history, policy, slots, compaction, remembered, project.memory.half_life_s, config, training)
     split = split or Split.of(history.events.time_us, training, config.head)
     if not len(split.validation(builder)):
         where = (
@@ -142,19 +136,16 @@ def train_on(
     vectors = None
     if windows is not None or not has_items:
         vectors = item_vectors(history, train_end, config.width, training.seed)
-    _start_from(model, alone, None if has_items else vectors)
+    start_from(model, alone, None if has_items else vectors)
     validation = {"memory_alone": before}
     if windows is not None:
         torch.manual_seed(training.seed)
         teacher = new_model(teacher_config(config), history.vocabulary, FixedCount(training.teacher), 0, features)
         teacher.id_dropout = training.id_dropout
-        _start_from(teacher, alone, vectors)
-        sees = teacher_builder(builder, training.teacher)
-        folder = checkpoints / "teacher"
-        taught = partial(fit, teacher, head, sees, split, training, folder, progress, windows)
-        validation["teacher"] = trained_once(teacher, taught, folder / "trained.pt")
-        told = Teacher.of(teacher, sees, train_end + builder.length)  # a segment may go on beyond it
-        head = Distilled(history.vocabulary.counts, training.negatives, told, training.teacher_weight)
+        start_from(teacher, alone, vectors)
+        head, validation["teacher"] = distilled(
+            teacher, windows, head, split, training, checkpoints / "teacher", progress=progress
+        )
     validation["pocketrank"] = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
     return Trained(
         model=catalogue.whole(model, policy, slots).eval(),
@@ -164,7 +155,7 @@ def train_on(
         vocabulary=catalogue.vocabulary,
         policy=policy,
         slots=slots,
-        compaction=project.segments.compactor(),
+        compaction=compaction,
         remembered=remembered,
         half_life_s=project.memory.half_life_s,
         lateness_s=project.segments.lateness_s,
@@ -195,6 +186,7 @@ def builder_on(history: History, trained: Trained) -> Builder:
         history,
         trained.policy,
         trained.slots,
+        trained.compaction,
         trained.remembered,
         trained.half_life_s,
         trained.config,
@@ -206,6 +198,7 @@ def _builder(
     history: History,
     policy: Policy,
     slots: int,
+    compaction: dict[str, Any],
     remembered: int,
     half_life_s: float,
     config: ModelConfig,
@@ -224,11 +217,12 @@ def _builder(
         half_life_s,
         repeats=training.repeats,
         by_count=isinstance(policy, FixedCount),
+        levels=compaction.get("levels", 0),
         labels=head_of(config, training, history).labels,
     )
 
 
-def _start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | None) -> None:
+def start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | None) -> None:
     """Begin where the first stage ended, its item biases and memory, and with these item vectors if there are any."""
     known = alone.state_dict()
     shared = {name: value for name, value in known.items() if name.startswith("bias")}

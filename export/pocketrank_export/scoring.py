@@ -63,7 +63,7 @@ def scores_of(model: Model, batch: Batch, states: States | None) -> Tensor:
 
 
 def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 4) -> Tensor:
-    """(N, K, D) encoded segments; ones of like length go together, so that little padding is computed.
+    """(N + M, K, D) encoded segments and merged ones; ones of like length go together, so that little is padding.
 
     Segments that come encoded stay as they are.
     """
@@ -79,4 +79,8 @@ def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 
     ]
     if not parts:
         return vectors.new_zeros(0, model.config.vectors, model.config.width)
-    return torch.cat(parts)[torch.argsort(order)]
+    encoded = torch.cat(parts)[torch.argsort(order)]
+    if not len(batch.merged):
+        return encoded
+    merged = encoded.new_zeros(int(batch.merged[-1]) + 1, *encoded.shape[1:])
+    return torch.cat([encoded, merged.index_add(0, batch.merged, batch.share[:, None, None] * encoded[batch.part])])

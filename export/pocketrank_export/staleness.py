@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank_export.asked import Asked
-from pocketrank_export.cached import FromLog, Held, Source
 from pocketrank_export.comparison import Estimate, difference
 from pocketrank_export.evaluation import Evaluation, rank
-from pocketrank_export.history import Index
 from pocketrank_export.on_phone import Phone, by_phone
+from pocketrank_export.rounding import ROUNDINGS
 from pocketrank_export.scorers import by_model
 from pocketrank_export.shortened import without_newest_segments
 from pocketrank_export.trained import Trained
@@ -23,30 +22,7 @@ from pocketrank_export.trained import Trained
 MISSING = (1, 2, 4)
 PHONES = 500
 MODEL = "pocketrank"
-
-
-@dataclass(frozen=True, eq=False)
-class Lagging:
-    """Cached segments without the newest ones.
-
-    Attributes:
-        inner: where they come from, with `missing` more slots than are wanted.
-        missing: how many are not there yet.
-    """
-
-    inner: Source
-    missing: int
-
-    @property
-    def examples(self) -> Index:
-        """See `Source`."""
-        return self.inner.examples
-
-    def held(self, segment: Index, now_us: Index) -> Held:
-        """See `Source`."""
-        held = self.inner.held(segment, now_us)
-        columns = {name: getattr(held, name)[:, : -self.missing] for name in ("cached", "age_s", "weight", "mask")}
-        return held._replace(**columns)
+FLOAT32, INT8 = "float32", "int8"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +34,8 @@ class Staleness:
         segments: the segments' vectors are; item memory is up to date.
         pack: item memory lags as well: the phone has its pack and nothing else.
         phones: questions answered by the device's own code, the missing events being on the phone; methods "0", "1" ...
-            by what the pack lacks. None for a model without a fusion, which has no place on a phone.
+            by what the pack lacks, and beside them the model itself, "float32" as trained and "int8" as bundles and
+            packs hold it. None for a model without a fusion, which has no place on a phone.
         memory_fits: of the questions to phones, those whose user had no more items than a pack remembers. Of the
             others an older pack remembers other items than a newer one, and encoding does not bring these back.
     """
@@ -79,11 +56,11 @@ class Staleness:
             return difference(np.zeros(0), np.zeros(0))
         return self.phones.difference(str(missing), "0")
 
-    def same_on_phones(self, missing: int) -> npt.NDArray[np.bool_]:
-        """Questions to phones whose best ten, in order, are those of a whole pack."""
+    def same_on_phones(self, missing: int, as_method: str = "0") -> npt.NDArray[np.bool_]:
+        """Questions to phones whose best ten, in order, are those of a whole pack, or of another method."""
         if self.phones is None:
             return np.zeros(0, bool)
-        stale, whole = (self.phones.ranked[name].rows for name in (str(missing), "0"))
+        stale, whole = (self.phones.ranked[name].rows for name in (str(missing), as_method))
         same: npt.NDArray[np.bool_] = (stale == whole).all(axis=1)
         return same
 
@@ -118,14 +95,13 @@ def staleness(
     answered, fits = None, np.zeros(0, bool)
     if trained.model.fusion is not None:
         phone = Phone.of(trained)
-        by_number = {str(number): by_phone(phone, number) for number in (0, *missing)}
-        answered = rank(some, by_number, what="phones", at_once=16)
+        methods = {str(number): by_phone(phone, number) for number in (0, *missing)}
+        methods |= {FLOAT32: by_model(trained.model), INT8: ROUNDINGS["int8_vectors_and_items"](trained.model)}
+        answered = rank(some, methods, what="phones", at_once=16)
         fits = some.items_before <= trained.remembered
     return Staleness(rank(asked, model), segments, pack, answered, fits)
 
 
 def lacking(asked: Asked, missing: int) -> Asked:
     """The same questions where the newest segments' vectors are not in the cache, and older ones stand there."""
-    builder = asked.builder
-    source = FromLog(builder.history, builder.slots + missing, builder.length)
-    return replace(asked, builder=replace(builder, given=Lagging(source, missing)))
+    return replace(asked, builder=replace(asked.builder, given=asked.builder.lacking(missing)))

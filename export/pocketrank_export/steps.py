@@ -17,7 +17,7 @@ from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import Index, cut_by_count
 from pocketrank_export.settings import TrainingConfig
-from pocketrank_export.split import Split, sessions
+from pocketrank_export.split import Split
 
 LIVE_AT_MOST = (0, 0, 0, 0, 0, 0, 8, 64)  # live events of a step's examples; mostly none, as when a session begins
 
@@ -32,8 +32,6 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
         self.builder = replace(builder, repeats=True)  # nothing is ranked here
         self.config, self.round = config, 0
         self.target = split.target
-        begins, self.session_end = sessions(builder.history)
-        self.session_begin = builder.history.segments.first[begins]
         self.train_end = split.train_end(builder.history)
 
     def __len__(self) -> int:
@@ -50,19 +48,20 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
     def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
         """Each segment asked once, after some of its events, mostly none, for all the rest of it.
 
-        A full-sequence model reads pieces of a history instead, and is asked wherever a session begins in them.
+        A full-sequence model is asked the same inside windows of the history: of each segment that begins in one.
         """
-        cut = builder.history.segments
+        window, cut = builder.history.segments, builder.history.segments
+        which, own = segment, segment
         if self.builder.sliding:
-            between = (np.searchsorted(self.session_begin, at[segment]) for at in (cut.first, cut.end))
-            which, number = spread(*between)
-            begin = self.session_begin[number]
-            known = begin < self.train_end[builder.history.user[begin]]
-            which, number, begin = which[known], number[known], begin[known]
-            return Asked(builder, segment[which], begin - cut.first[segment[which]], self.session_end[number])
-        size = cut.end[segment] - cut.first[segment]
+            cut = self.builder.history.segments
+            place, own = spread(*(np.searchsorted(cut.first, edge[segment]) for edge in (window.first, window.end)))
+            which = segment[place]
         most = random.choice(LIVE_AT_MOST)  # one limit a step, so that most steps are short
-        return Asked(builder, segment, random.integers(0, np.minimum(size, most + 1)), cut.end[segment])
+        at = cut.first[own] + random.integers(0, np.minimum(cut.end[own] - cut.first[own], most + 1))
+        known = cut.first[own] < self.train_end[builder.history.user[cut.first[own]]]
+        inside = known & (at < window.end[which])
+        which, own, at = which[inside], own[inside], at[inside]
+        return Asked(builder, which, at - window.first[which], cut.end[own])
 
     def events(self, builder: Builder, segment: Index, _: np.random.Generator) -> Asked:
         """Each event asked for by itself, before it came."""

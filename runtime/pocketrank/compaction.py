@@ -9,7 +9,7 @@ merge are in docs/segments.md, "Compaction".
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,20 @@ class Compacted:
     start: Int64Array
 
 
+class Spans(NamedTuple):
+    """Which segments are kept, by their ordinals alone; N of U users, by user, the oldest first.
+
+    Attributes:
+        user: (N,) number of each one's user.
+        first: (N,) ordinal of the oldest segment merged into it.
+        end: (N,) ordinal after the newest.
+    """
+
+    user: Int64Array
+    first: Int64Array
+    end: Int64Array
+
+
 @dataclass(frozen=True)
 class Ring:
     """The newest `slots` segments; the oldest falls out."""
@@ -133,6 +147,11 @@ class Ring:
             first = np.maximum(both_start[1:] - self.slots, both_start[:-1])
             held, start = both.part(spread(first, both_start[1:])[1]), starts(both_start[1:] - first)
         return Compacted(new, user, cause, cause % self.slots, held, start)
+
+    def spans(self, closed: Int64Array) -> Spans:
+        """Which ordinals the kept segments of U users span once (U,) `closed` of them have closed; see `Spans`."""
+        user, first = spread(np.maximum(closed - self.slots, 0), closed)
+        return Spans(user, first, first + 1)
 
     def filled(self, closed: Int64Array) -> Int64Array:
         """How many segments are kept of each level once `closed` of them have closed; (U,) -> (U, 1)."""
@@ -216,6 +235,18 @@ class Log:
         left.append((both.part(begin[1:][has_rest] - 1), has_rest))
         kept, kept_start = _by_user(left[::-1], users)
         return _in_order(written, kept, kept_start)
+
+    def spans(self, closed: Int64Array) -> Spans:
+        """Which ordinals the kept segments of U users span once (U,) `closed` of them have closed; see `Spans`."""
+        arrived = self._arrived(closed)
+        has_rest = np.flatnonzero(arrived[-1])
+        parts = [(has_rest, np.zeros_like(has_rest), arrived[-1][has_rest] << self.levels)]
+        for level in reversed(range(self.levels)):
+            user, number = spread(2 * arrived[level + 1], arrived[level])
+            parts.append((user, number << level, (number + 1) << level))
+        user, first, end = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        order = np.argsort(user, kind="stable")
+        return Spans(user[order], first[order], end[order])
 
     def filled(self, closed: Int64Array) -> Int64Array:
         """How many segments are kept of each level once `closed` of them have closed; (U,) -> (U, levels + 1)."""

@@ -14,7 +14,6 @@ from pocketrank_export import training
 from pocketrank_export.distillation import (
     Distilled,
     Teacher,
-    WindowSteps,
     states_of,
     teacher_builder,
     teacher_config,
@@ -121,7 +120,6 @@ def test_a_teacher_is_asked_the_students_questions_and_nothing_of_what_is_kept_f
     config = TrainingConfig(split="last", batch=8, steps=40, rounds=4, teacher=8)
     split = Split.of(builder.history.events.time_us, config)
     steps = teacher_steps(NextItem(builder.history.vocabulary.counts, 0), builder, split, config)
-    assert isinstance(steps, WindowSteps)
     assert (steps.config.batch, steps.config.run) == (4, 1)  # windows are twice as long as segments
     cut = builder.history.segments
     asked: set[int] = set()

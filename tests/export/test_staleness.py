@@ -12,12 +12,13 @@ import pytest
 from pocketrank import Bundle, engines
 from pocketrank.config import Project
 from pocketrank.encoding import Events
+from pocketrank.scoring import Scorer
 from pocketrank_export.asked import Asked
 from pocketrank_export.new_users import new_users
 from pocketrank_export.on_phone import Phone, by_phone
 from pocketrank_export.runs import builder_of
 from pocketrank_export.scorers import SCORERS, by_model
-from pocketrank_export.staleness import MODEL, lacking, staleness
+from pocketrank_export.staleness import FLOAT32, INT8, MODEL, lacking, staleness
 from pocketrank_export.trained import Trained
 
 PLENTY = 64  # items that a pack remembers: more than anybody here has
@@ -46,7 +47,8 @@ def phone(project: Project) -> Phone:
     bundle = Bundle.open(project.bundle_dir)
     manifest = replace(bundle.manifest, sizes={**bundle.manifest.sizes, "F": PLENTY})
     graphs = [engines.load(bundle.folder, name, "onnx") for name in ("encoder", "state")]
-    return Phone(Bundle(bundle.folder, manifest, bundle.items), *graphs)
+    known = Bundle(bundle.folder, manifest, bundle.items)
+    return Phone(known, *graphs, Scorer.load(known, "onnx"))
 
 
 def past(asked: Asked, question: int) -> tuple[Events, int]:
@@ -66,7 +68,7 @@ def test_a_phone_that_saw_the_missing_events_works_out_the_same_state_inputs(
         assert (0 if lacks is None else int(lacks.ordinal_last[-1]) + 1) == max(
             int(asked.segments_before[question]) - missing, 0
         )
-        inputs = whole.state_inputs(phone.state, now_us), stale.state_inputs(now_us)
+        inputs = whole.state_inputs(phone.state, now_us), stale.state_inputs(phone.state, now_us)
         for name, array in inputs[0].items():
             np.testing.assert_array_equal(inputs[1][name], array, err_msg=name)
         assert int(inputs[0]["mask"].sum()) == min(int(asked.segments_before[question]), phone.bundle.sizes.S)
@@ -167,6 +169,8 @@ def test_staleness_compares_every_lag_with_nothing_missing(trained: Trained, ask
     assert found.phones is not None
     assert len(found.phones.asked) == len(found.memory_fits) == 12
     assert found.memory_fits.all()
+    assert found.same_on_phones(0, INT8).all()  # what else phones do to a model is whole seconds
+    assert not found.same_on_phones(0, FLOAT32).all()  # whose scores are near ties here
     for missing in (1, 1000):
         assert found.same_on_phones(missing).all()
         assert found.change_on_phones(missing).mean == 0.0
@@ -176,6 +180,17 @@ def test_an_older_pack_of_a_small_memory_remembers_other_items_and_that_is_told(
     found = staleness(replace(trained, remembered=3), asked.part(asked.live == 0), missing=(4,))
     assert not found.memory_fits.any()
     assert not found.same_on_phones(4).all()
+
+
+def test_a_phone_remembers_items_of_the_live_session_beside_those_of_its_pack(trained: Trained, asked: Asked) -> None:
+    """So with a memory that is full it knows more than the model was asked with, and may rank otherwise."""
+    few = replace(trained, remembered=3)
+    live = replace(asked, builder=replace(asked.builder, remembered=3)).part(asked.live == 2)
+    remembered = np.bincount(live.batch().memory_question, minlength=len(live))
+    phone = Phone.of(few)
+    more = [len(phone.situation(*past(live, question), 0).memory.items) for question in range(len(live))]
+    assert remembered.max() == 3
+    assert max(more) > 3
 
 
 def test_new_users_are_asked_the_same_questions_with_ever_longer_pasts(trained: Trained, asked: Asked) -> None:

@@ -243,3 +243,14 @@ def test_a_wrong_compaction_is_refused_by_name(settings: dict, message: str) -> 
     with pytest.raises(BadConfig) as caught:
         compaction_from(settings, 8)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("how", [Ring(1), Ring(5), Log(3, 1), Log(5, 2), Log(11, 3), Log(32, 4)])
+def test_what_each_kept_segment_spans_follows_from_how_many_closed(how: Ring | Log) -> None:
+    numbers = [*range(40), 97, 160]
+    spans = how.spans(np.array(numbers))
+    for user, number in enumerate(numbers):
+        _, (kept,) = compact(how, [nothing()], [(0, number)])
+        mine = spans.user == user
+        assert spans.first[mine].tolist() == kept.ordinal_first.tolist()
+        assert (spans.end[mine] - 1).tolist() == kept.ordinal_last.tolist()
