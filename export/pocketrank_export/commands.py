@@ -113,18 +113,23 @@ def _train_on_set(project: Project, file: Path, begin: float) -> Report:
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     _project_argument(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: bundle/ of the project)")
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY", help="sign it with this private key, as `pocketrank keys new` makes one"
+    )
 
 
 def _export(arguments: argparse.Namespace) -> Report:
     from pocketrank.bundle import Bundle  # noqa: PLC0415
+    from pocketrank.signing import signer  # noqa: PLC0415
     from pocketrank_export.exporting import write_bundle  # noqa: PLC0415
 
+    sign = None if arguments.sign is None else signer(arguments.sign)  # first, so that a wrong key costs no time
     project = Project.open(arguments.project)
     trained, builder = opened(project)
     path = quality_path(project)
     quality = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     folder = arguments.out or project.bundle_dir
-    parity = write_bundle(trained, builder, quality, folder)
+    parity = write_bundle(trained, builder, quality, folder, sign)
     manifest = Bundle.open(folder).manifest
     files = {name: facts["size"] for name, facts in manifest.files.items()}
     facts = {
@@ -135,6 +140,7 @@ def _export(arguments: argparse.Namespace) -> Report:
         "bytes": sum(files.values()),
         "max_abs_diff": max((found["max_abs_diff"] for found in parity.values()), default=0.0),
         "engines": list(parity),
+        "signed": sign is not None,
     }
     shown = {
         "files": "".join(f"\n  {name:<20}{size:>10,}" for name, size in files.items()),

@@ -6,7 +6,7 @@ Same model, same bytes, on one machine and engine version: headers in a fixed or
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pocketrank.command import progress
 from pocketrank.errors import CheckFailed, UsageError
 from pocketrank.quantise import dequantise, quantise
 from pocketrank.segments import policy_settings
+from pocketrank.signing import SIGNATURE
 from pocketrank_export.catalogue_graph import to_catalogue
 from pocketrank_export.examples import Builder
 from pocketrank_export.golden import golden_cases
@@ -27,10 +28,13 @@ from pocketrank_export.trained import Trained
 
 LEAST_RUNTIME = "0.1.0"
 GRAPHS = ("encoder", "state", "memory", "score")
+Sign = Callable[[bytes], bytes]
 ENCODER_FILES = ("encoder.onnx", "items.safetensors", "item_ids.json")
 
 
-def write_bundle(trained: Trained, builder: Builder, quality: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def write_bundle(
+    trained: Trained, builder: Builder, quality: Mapping[str, Any], folder: Path, sign: Sign | None = None
+) -> dict[str, Any]:
     """Export, hold every installed engine against the golden cases, and put the bundle in place.
 
     Args:
@@ -38,6 +42,7 @@ def write_bundle(trained: Trained, builder: Builder, quality: Mapping[str, Any],
         builder: a history to take golden cases from.
         quality: what `evaluate` measured, for the manifest.
         folder: the bundle; an old one is replaced when the new one is whole.
+        sign: makes a signature of the manifest's bytes; None leaves the bundle unsigned.
 
     Returns:
         Parity by engine.
@@ -64,6 +69,8 @@ def write_bundle(trained: Trained, builder: Builder, quality: Mapping[str, Any],
         write_manifest(draft, trained, quality, {})
         parity = {name: dataclasses.asdict(_held(draft, name)) for name in engines.installed()}
         write_manifest(draft, trained, quality, parity)
+        if sign is not None:
+            (draft / SIGNATURE).write_bytes(sign((draft / "manifest.json").read_bytes()))
     return parity
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pocketrank.ranker import Hit, Ranker, Ranking
     from pocketrank.reasons import Reason
 
+__version__ = "0.1.0"
 __all__ = ["Bundle", "Hit", "Pack", "Ranker", "Ranking", "Reason"]
 _HOME = {
     "Bundle": "bundle",

@@ -1,10 +1,12 @@
 """What the app ships: graphs, item table, vocabulary, golden cases, manifest. No user data. `pocketrank.bundle/1`.
 
-Opening a bundle checks every file it names against its hash; nothing in a bundle is trusted before that.
+Opening a bundle holds it against the manifest, `bundle_files` its files, this module what they say; nothing in a bundle
+is trusted before that.
 """
 
-import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -14,17 +16,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank import tensors
+from pocketrank import __version__, bundle_files, strict_json, tensors
 from pocketrank.compaction import Compaction, compaction_from
-from pocketrank.config import parse
-from pocketrank.errors import BadBundle, BadConfig, BadTensors
-from pocketrank.quantise import dequantise
-from pocketrank.segments import BoolArray, Policy, milestones, missing_behaviors, policy_from
+from pocketrank.config import hold, parse
+from pocketrank.errors import BadBundle, BadConfig, BadTensors, one_line
+from pocketrank.quantise import MOST, dequantise
+from pocketrank.segments import LAST_S, BoolArray, Policy, milestones, missing_behaviors, policy_from
+from pocketrank.signing import Key
 
 FORMAT = "pocketrank.bundle/1"
+FORMATS = (FORMAT,)  # what this version reads, the newest last
 ItemId = str | int
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+
+
+# Elements that an array of these axes has at most, so that hostile sizes take no more memory than 200 MB.
+PRODUCTS: dict[tuple[str, ...], int] = {
+    ("S", "K", "D"): 2**22,
+    ("S", "T"): 2**20,
+    ("L", "D"): 2**20,
+    ("H", "D"): 2**22,
+    ("F",): 2**20,
+    ("score_chunk", "D"): 2**24,
+    ("encoder_batch", "L", "D"): 2**26,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,14 @@ class Sizes:
     encoder_batch: int
     score_chunk: int
 
+    def __post_init__(self) -> None:
+        """Refuse what no model has and memory would be set aside for: numbers below 1, or some products too great."""
+        for name, size in asdict(self).items():
+            hold(name, size, size >= 1, "1 or more")
+        for axes, most in PRODUCTS.items():
+            product = math.prod(getattr(self, axis) for axis in axes)
+            hold(" x ".join(axes), product, product <= most, f"at most {most}")
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -58,7 +82,7 @@ class Manifest:
     encoder_id: str
     least_runtime: str
     sizes: Mapping[str, int]
-    behaviors: list  # type: ignore[type-arg]
+    behaviors: list[str]
     weights: Mapping[str, float]
     policy: Mapping[str, Any]
     compaction: Mapping[str, Any]
@@ -68,6 +92,19 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     quality: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that would make scores infinite, and names that would make a line of two."""
+        for name in ("model_id", "encoder_id", "fusion"):
+            value = getattr(self, name)
+            hold(name, value, 0 < len(value) <= 64 and value.isprintable(), "up to 64 printable characters")
+        once = len(set(self.behaviors)) == len(self.behaviors) > 0
+        hold("behaviors", self.behaviors, once, "different names, the first for unknown ones")
+        for name, weight in self.weights.items():
+            hold(f"weights {name}", weight, 0 <= weight <= MOST, f"0 to {MOST:.0e}")
+        hold("lateness_s", self.lateness_s, 0 <= self.lateness_s < LAST_S, "0 or more seconds, below the year 10000")
+        half_life_s = self.memory_half_life_s
+        hold("memory_half_life_s", half_life_s, 1e-6 <= half_life_s <= 1e30, "1e-06 to 1e+30")
 
     def to_bytes(self) -> bytes:
         """The manifest as the file's content; equal manifests give equal bytes."""
@@ -115,25 +152,39 @@ class Items:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """An opened bundle: its manifest and item table; the graphs are files for `engines` to load."""
+    """An opened bundle: its manifest and item table; the graphs are files for `engines` to load.
+
+    Attributes:
+        signed_by: fingerprint of the key that it was demanded to be signed with; None where none was.
+    """
 
     folder: Path
     manifest: Manifest
     items: Items
+    signed_by: str | None = None
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Bundle":
-        """Open a bundle and check every file against the manifest.
+    def open(cls, folder: str | Path, verify_key: Key | None = None) -> "Bundle":
+        """Open a bundle: check the signature, the manifest, every file against it, and the item table.
+
+        Args:
+            folder: the bundle.
+            verify_key: a public key in PEM, its bytes or its path, that must have signed it; None asks for none.
 
         Raises:
-            BadBundle: no bundle there, another format, a file missing, altered or not named, or sizes or behaviours
-                that disagree.
+            BadBundle: no bundle there, not signed with that key, another format, made for a newer pocketrank, a file
+                missing, altered, not named or not a regular one, or numbers that disagree or cannot be.
+            BadKey: the key is not a public P-256 key.
+            MissingExtra: a key is given, and `cryptography` is not installed.
         """
         folder = Path(folder)
-        manifest = _manifest(folder)
-        _check_files(folder, manifest)
-        opened = cls(folder, manifest, _items(folder))
-        opened._check_numbers()
+        content = bundle_files.read_manifest(folder)
+        signer = None if verify_key is None else bundle_files.check_signature(folder, content, verify_key)
+        manifest = _manifest(folder / bundle_files.MANIFEST, content)
+        sizes = _sizes(folder, manifest)
+        kept = bundle_files.check_files(folder, manifest.files, NEEDED, _largest(sizes))
+        opened = cls(folder, manifest, _items(folder, kept), signer)
+        opened._check_table()
         return opened
 
     @cached_property
@@ -151,26 +202,13 @@ class Bundle:
         """Which closed segments are kept, and in which slots."""
         return compaction_from(self.manifest.compaction, self.sizes.S)
 
-    def _check_numbers(self) -> None:
-        """Hold the manifest's numbers and names against the item table and each other."""
-        try:
-            sizes, policy, _ = self.sizes, self.policy, self.compaction
-        except BadConfig as error:
-            raise BadBundle(f"{error}; export the bundle again") from None
+    def _check_table(self) -> None:
+        """Hold the manifest's sizes against the item table."""
         found = (len(self.items.ids), *self.items.vectors.shape)
-        if found != (sizes.I, sizes.I, sizes.D):
+        if found != (self.sizes.I, self.sizes.I, self.sizes.D):
             raise BadBundle(
-                f"{self.folder}: {found[0]} ids and item vectors {found[1:]}, the manifest says I={sizes.I}, "
-                f"D={sizes.D}; export the bundle again"
-            )
-        if policy.max_events > sizes.L:
-            raise BadBundle(
-                f"{self.folder}: segments hold up to {policy.max_events} events, the encoder takes {sizes.L}; "
-                "export the bundle again"
-            )
-        for name in missing_behaviors(policy, self.manifest.behaviors):
-            raise BadBundle(
-                f"{self.folder}: {name!r} is to close segments and is not among its behaviours; export the bundle again"
+                f"{self.folder}: {found[0]} ids and item vectors {found[1:]}, the manifest says I={self.sizes.I}, "
+                f"D={self.sizes.D}; export the bundle again"
             )
 
     def behavior_ids(self, names: list[str]) -> npt.NDArray[np.int32]:
@@ -201,53 +239,89 @@ ITEM_TENSORS: dict[str, tuple[type, str]] = {
 }
 
 
-def _manifest(folder: Path) -> Manifest:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise BadBundle(f"{folder}: no manifest.json in it, so not a bundle; make one with: pocketrank export")
+def _manifest(path: Path, content: bytes) -> Manifest:
     try:
-        found = json.loads(path.read_bytes())
-        form = found.get("format")
-    except (ValueError, AttributeError) as error:
+        found = strict_json.loads(content, bundle_files.MANIFEST_MOST, deepest=16)
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}, wanted an object")
+    except ValueError as error:
         raise BadBundle(f"{path}: not JSON ({error}); fetch or export the bundle again") from None
-    if form != FORMAT:
-        raise BadBundle(f"{path}: format is {form!r}, this version reads {FORMAT!r}; update pocketrank or export again")
+    form = found.get("format")
+    if form not in FORMATS:
+        raise BadBundle(
+            f"{path}: format is {one_line(repr(form))}, this version reads {FORMAT!r}; "
+            "update pocketrank or export again"
+        )
+    _check_runtime(path, found.get("least_runtime"))
     try:
         return parse(Manifest, found, str(path))
-    except (BadConfig, TypeError) as error:
-        raise BadBundle(f"{error}; export the bundle again") from None
+    except BadConfig as error:
+        raise BadBundle(f"{one_line(error)}; export the bundle again") from None
 
 
-def _items(folder: Path) -> Items:
+def _check_runtime(path: Path, least: Any) -> None:
+    """Refuse a bundle made for a newer version before its other entries are read: some may be new, too."""
+    wanted, own = _version(least), _version(__version__)
+    if least is not None and wanted is None:
+        raise BadBundle(
+            f"{path} least_runtime: found {one_line(repr(least))}, wanted a version such as {__version__}; "
+            "export the bundle again"
+        )
+    if wanted is not None and own is not None and wanted > own:
+        raise BadBundle(f"{path}: wants pocketrank {least} or newer, this is {__version__}; update pocketrank")
+
+
+def _version(text: Any) -> tuple[int, ...] | None:
+    found = re.fullmatch(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})", text) if isinstance(text, str) else None
+    return tuple(map(int, found.groups())) if found else None
+
+
+def _sizes(folder: Path, manifest: Manifest) -> Sizes:
+    """The manifest's sizes, held against its policy, compaction and behaviours."""
     try:
-        table, _ = tensors.read(folder / "items.safetensors")
-        tensors.checked(table, ITEM_TENSORS, str(folder / "items.safetensors"), {"1": 1})
-        ids = json.loads((folder / "item_ids.json").read_text(encoding="utf-8"))
-    except (BadTensors, ValueError) as error:
+        sizes = parse(Sizes, manifest.sizes, f"{folder / bundle_files.MANIFEST} sizes")
+        policy, _ = policy_from(manifest.policy), compaction_from(manifest.compaction, sizes.S)
+    except BadConfig as error:
+        raise BadBundle(f"{one_line(error)}; export the bundle again") from None
+    if policy.max_events > sizes.L:
+        raise BadBundle(
+            f"{folder}: segments hold up to {policy.max_events} events, the encoder takes {sizes.L}; "
+            "export the bundle again"
+        )
+    for name in missing_behaviors(policy, manifest.behaviors):
+        raise BadBundle(
+            f"{folder}: {one_line(repr(name))} is to close segments and is not among its behaviours; "
+            "export the bundle again"
+        )
+    return sizes
+
+
+def _largest(sizes: Sizes) -> dict[str, int]:
+    """Bytes that the files which are read whole can have: ids of 256 bytes each, a table of eight bytes a number."""
+    table = 8 * (sizes.I + 1) * (sizes.D + 3)
+    return {"item_ids.json": 256 * sizes.I + 64, "items.safetensors": table + tensors.HEADER_MOST}
+
+
+def _items(folder: Path, content: Mapping[str, bytes]) -> Items:
+    where = str(folder / "items.safetensors")
+    try:
+        table, _ = tensors.from_bytes(content["items.safetensors"], where, tensors.HEADER_MOST)
+        tensors.checked(table, ITEM_TENSORS, where, {"1": 1})
+    except BadTensors as error:
         raise BadBundle(f"{folder}: {error}") from None
+    for name, (dtype, _) in ITEM_TENSORS.items():
+        least = -MOST if name == "bias" else 0
+        if dtype is np.float32 and not ((table[name] >= least) & (table[name] <= MOST)).all():
+            raise BadBundle(
+                f"{where}: {name} has a value that is not finite or not from {least:.0e} to {MOST:.0e}; "
+                "export the bundle again"
+            )
+    try:
+        ids = strict_json.loads(content["item_ids.json"], len(content["item_ids.json"]), deepest=1)
+    except ValueError as error:
+        ids = error
     if not isinstance(ids, list) or not all(type(item) in (str, int) for item in ids) or len(set(ids)) != len(ids):
-        raise BadBundle(f"{folder}: item_ids.json is not a list of different strings or integers; export it again")
+        why = f" ({one_line(ids)})" if isinstance(ids, ValueError) else ""
+        raise BadBundle(f"{folder}: item_ids.json is not a list of different strings or integers{why}; export it again")
     unknown = dequantise(table["unknown_vector"], table["unknown_scale"][0])
     return Items(ids, table["vectors"], table["scales"], table["bias"], table["popularity"], unknown)
-
-
-def _check_files(folder: Path, manifest: Manifest) -> None:
-    """Every file that is named is whole, and every file that would be read is named."""
-    read = {path.name for kind in ("*.onnx", "*.tflite", "*.safetensors") for path in folder.glob(kind)}
-    for name in sorted({*NEEDED, *read} - set(manifest.files)):
-        raise BadBundle(f"{folder / name}: the manifest does not name it; fetch or export the bundle again")
-    for name, facts in manifest.files.items():
-        _check_file(folder / name, facts)
-
-
-def _check_file(path: Path, facts: Mapping[str, Any]) -> None:
-    if not path.is_file():
-        raise BadBundle(f"{path}: missing, the manifest names it; fetch or export the bundle again")
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != facts.get("sha256") or len(content) != facts.get("size"):
-        wanted = str(facts.get("sha256"))
-        raise BadBundle(
-            f"{path}: altered: sha256 {found[:12]} ({len(content)} bytes), wanted {wanted[:12]} "
-            f"({facts.get('size')} bytes); fetch or export the bundle again"
-        )

@@ -29,10 +29,10 @@ EXTRAS = {
     "py4j": "spark",
     "httpx2": "sync",
     "jwt": "sync",
-    "cryptography": "sync",
     "fastapi": "sync",
     "uvicorn": "sync",
     "prometheus_client": "sync",
+    "cryptography": "crypto",
 }
 INTERRUPTED = 130
 

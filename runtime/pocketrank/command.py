@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -57,6 +58,13 @@ class Command:
     example: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], Report]
+
+
+def verify_key_argument(parser: argparse.ArgumentParser) -> None:
+    """`--verify-key`, for every command that opens a bundle as a device does."""
+    parser.add_argument(
+        "--verify-key", type=Path, metavar="PUB", help="refuse a bundle that this public key (PEM) did not sign"
+    )
 
 
 class Bar:

@@ -1,14 +1,16 @@
-"""Subcommands of the device: observe, rank, sync, verify, inspect. Light to import."""
+"""Subcommands of the device: observe, rank, verify; others have modules of their own. Light to import."""
 
 import argparse
 import re
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report
-from pocketrank.errors import BadInput, UnknownItem, UsageError
+from pocketrank.command import Command, Report, verify_key_argument
+from pocketrank.errors import UnknownItem, UsageError
+from pocketrank.inspect_command import INSPECT
+from pocketrank.keys_command import KEYS
 from pocketrank.sync_command import SYNC
-from pocketrank.times import from_us, moment
+from pocketrank.times import moment
 
 
 def _device_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +18,14 @@ def _device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="SQLite file that keeps live events and the pack between calls")
     parser.add_argument("--pack", type=Path, help="a pack to take in first")
     parser.add_argument("--engine", choices=["onnx", "litert", "tflite"], help="default: the first one installed")
+    verify_key_argument(parser)
 
 
 def _open(arguments: argparse.Namespace) -> Any:
     from pocketrank.ranker import Ranker  # noqa: PLC0415
 
-    cache = arguments.cache or ":memory:"
-    return Ranker.open(arguments.bundle, cache=cache, pack=arguments.pack, engine=arguments.engine)
+    cache, key = arguments.cache or ":memory:", arguments.verify_key
+    return Ranker.open(arguments.bundle, cache, arguments.pack, arguments.engine, verify_key=key)
 
 
 def _item(ids: dict[Any, int], text: str) -> Any:
@@ -134,13 +137,14 @@ def _line(hit: dict[str, Any]) -> str:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, nargs="?", default=Path("bundle"), help="default: bundle")
     parser.add_argument("--engine", choices=["onnx", "litert", "tflite"], help="default: all that are installed")
+    verify_key_argument(parser)
 
 
 def _verify(arguments: argparse.Namespace) -> Report:
     from pocketrank import engines, selftest, tensors  # noqa: PLC0415
     from pocketrank.bundle import Bundle  # noqa: PLC0415
 
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, arguments.verify_key)
     _, golden = tensors.read(bundle.folder / "golden.safetensors")
     names = [engines.choose(arguments.engine)] if arguments.engine else engines.installed() or [engines.choose(None)]
     found = {name: selftest.check(bundle, name) for name in names}
@@ -165,75 +169,6 @@ def _verify(arguments: argparse.Namespace) -> Report:
     return Report(facts, shown, ok=ok, verdict="OK" if ok else "DIFFERENT: do not ship this bundle")
 
 
-def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="a bundle's folder, a pack, or a device's cache")
-
-
-def _inspect(arguments: argparse.Namespace) -> Report:
-    path: Path = arguments.path
-    if path.is_dir():
-        return _inspect_bundle(path)
-    if not path.exists():
-        raise BadInput(f"{path}: no such file or folder; give a bundle, a pack or a cache")
-    with path.open("rb") as head:
-        is_cache = head.read(16) == b"SQLite format 3\x00"
-    return _inspect_cache(path) if is_cache else _inspect_pack(path)
-
-
-def _inspect_bundle(path: Path) -> Report:
-    from pocketrank.bundle import Bundle  # noqa: PLC0415
-
-    manifest = Bundle.open(path).manifest
-    size = sum(facts["size"] for facts in manifest.files.values())
-    facts = {
-        "format": manifest.format,
-        "model_id": manifest.model_id,
-        "encoder_id": manifest.encoder_id,
-        "fusion": manifest.fusion,
-        "policy": dict(manifest.policy),
-        "sizes": dict(manifest.sizes),
-        "behaviors": manifest.behaviors[1:],
-        "quality": dict(manifest.quality),
-        "parity": dict(manifest.parity),
-        "bytes": size,
-        "files": {name: facts["size"] for name, facts in manifest.files.items()},
-    }
-    shown = {name: _pairs(facts[name]) for name in ("policy", "sizes", "quality", "parity", "files")}
-    return Report(facts, shown)
-
-
-def _inspect_pack(path: Path) -> Report:
-    from pocketrank.pack import Pack  # noqa: PLC0415
-
-    pack = Pack.open(path)
-    through = from_us(pack.through[0])
-    facts = {
-        "encoder_id": pack.encoder_id,
-        "version": list(pack.version),
-        "through": through.isoformat(),
-        "segments": len(pack),
-        "events": int(pack.n_events.sum()),
-        "remembered_items": len(pack.memory_items),
-        "vectors": list(pack.vectors.shape),
-        "bytes": path.stat().st_size,
-    }
-    return Report(facts)
-
-
-def _inspect_cache(path: Path) -> Report:
-    from pocketrank.cache import Cache  # noqa: PLC0415
-
-    cache = Cache(path)
-    events, pack = cache.events(), cache.pack
-    cache.close()
-    facts = {"live_events": len(events), "pack_bytes": len(pack or b""), "bytes": path.stat().st_size}
-    return Report(facts)
-
-
-def _pairs(mapping: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in mapping.items())
-
-
 COMMANDS = (
     Command(
         "observe",
@@ -256,12 +191,7 @@ COMMANDS = (
         _verify_arguments,
         _verify,
     ),
-    Command(
-        "inspect",
-        "say what is in a bundle, a pack or a cache",
-        "pocketrank inspect bundle",
-        _inspect_arguments,
-        _inspect,
-    ),
+    INSPECT,
+    KEYS,
     SYNC,
 )

@@ -295,7 +295,7 @@ def compaction_from(settings: Mapping[str, Any], slots: int) -> Compaction:
     levels = settings.get("levels")
     if kind != Log.kind:
         raise BadConfig(f"[segments] compaction: found {kind!r}, wanted {Ring.kind!r} or {Log.kind!r}")
-    if not isinstance(levels, int) or levels < 1:
+    if not isinstance(levels, int) or isinstance(levels, bool) or levels < 1:
         raise BadConfig(f"[segments] levels: found {levels!r}, wanted a positive integer")
     return Log(slots, levels)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from pocketrank.errors import BadBundle, MissingExtra, UsageError
+from pocketrank.errors import BadBundle, MissingExtra, UsageError, one_line
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -27,14 +27,18 @@ class Graph(Protocol):
     batch: int
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-        """Outputs by name, for inputs by name."""
+        """Outputs by name, for inputs by name.
+
+        Raises:
+            BadBundle: the graph does not take these inputs: it was made for other sizes, or is another graph.
+        """
         ...
 
 
 class OnnxGraph:
     """A graph run by onnxruntime; every axis it declares dynamic may have any size."""
 
-    suffix = ".onnx"
+    engine, suffix = "onnx", ".onnx"
     batch = 0
 
     def __init__(self, path: Path, threads: int, constants: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -48,18 +52,22 @@ class OnnxGraph:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
         if values:
             options.add_external_initializers(list(constants), values)
+        self._path = path
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Outputs by name, for inputs by name."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+        except Exception as error:  # as for `load`
+            raise _unfit(self._path, self.engine, "run", error) from None
 
 
 class LiteRtGraph:
     """A graph run by LiteRT; every shape is fixed, and the batch is 1."""
 
-    suffix = ".tflite"
+    engine, suffix = "litert", ".tflite"
     batch = 1
     _module = "ai_edge_litert.interpreter"
 
@@ -67,19 +75,28 @@ class LiteRtGraph:
         if constants:
             raise ValueError(f"{path}: a TFLite graph takes no constants from outside")
         interpreter = importlib.import_module(self._module).Interpreter(str(path), num_threads=threads)
+        self._path = path
         self._interpreter = interpreter  # the runner does not keep it alive
         self._runner = interpreter.get_signature_runner()
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Outputs by name, for inputs by name."""
-        found: Arrays = self._runner(**inputs)
+        try:
+            found: Arrays = self._runner(**inputs)
+        except Exception as error:  # as for `load`
+            raise _unfit(self._path, self.engine, "run", error) from None
         return found
 
 
 class TfliteGraph(LiteRtGraph):
     """The same by tflite-runtime, for Python 3.11 with numpy < 2."""
 
+    engine = "tflite"
     _module = "tflite_runtime.interpreter"
+
+
+def _unfit(path: Path, engine: str, what: str, error: Exception) -> BadBundle:
+    return BadBundle(f"{path}: engine {engine} cannot {what} it ({one_line(error)}); export the bundle again")
 
 
 ENGINES: dict[str, tuple[type[OnnxGraph] | type[LiteRtGraph], str]] = {
@@ -125,7 +142,7 @@ def load(
     except ImportError:
         raise
     except Exception as error:  # what an engine raises on a broken graph is its own affair
-        raise BadBundle(f"{path}: engine {chosen} cannot load it ({error}); export the bundle again") from None
+        raise _unfit(path, chosen, "load", error) from None
 
 
 def choose(engine: str | None) -> str:

@@ -10,6 +10,7 @@ PocketRankError
 │   │   └── BadPack       ... and it should have been a pack
 │   ├── BadBundle         a bundle with a missing, altered or too new part
 │   ├── BadRelease        what a server says of its bundle cannot be
+│   ├── BadKey            a key file that is not one, or not of the kind that is wanted
 │   ├── UnknownUser       no such user in the store
 │   └── UnknownItem       no such item in the bundle's vocabulary
 ├── BundleMismatch        a pack encoded by another model than the bundle             exit 1
@@ -67,6 +68,10 @@ class BadRelease(BadInput):
     """What a server says of the bundle that it offers cannot be."""
 
 
+class BadKey(BadInput):
+    """A key to sign or to verify with is not one."""
+
+
 class UnknownUser(BadInput):
     """The store has nothing of this user."""
 
@@ -106,3 +111,10 @@ def is_interrupt(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def one_line(text: object) -> str:
+    """What a file or a library said, fit to stand in one of our messages: one printable line of at most 300 letters."""
+    line = " ".join(str(text)[:2000].split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return line if len(line) <= 300 else f"{line[:297]}..."

@@ -1,5 +1,6 @@
 """One user's segments and item memory: what the phone syncs. Format `pocketrank.pack/1`, see docs/formats.md."""
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +11,12 @@ import numpy.typing as npt
 
 from pocketrank import tensors
 from pocketrank.atomic import write_bytes
-from pocketrank.errors import BadPack, BadTensors
+from pocketrank.errors import BadPack, BadTensors, one_line
+from pocketrank.quantise import MOST
 from pocketrank.segments import LAST_S, MICROSECONDS
 
 FORMAT = "pocketrank.pack/1"
-MOST = 1e12  # of any scale, weight or count: no user has more, and products of these stay finite in float32
+LARGEST = 2**24  # bytes; a hundred times what any user's pack has
 _TENSORS: dict[str, tuple[type, str]] = {
     "vectors": (np.int8, "SKD"),
     "scales": (np.float32, "SK"),
@@ -104,12 +106,13 @@ class Pack:
             where: its name, for the error message.
 
         Raises:
-            BadPack: truncated, of another format, or with a tensor of the wrong shape.
+            BadPack: too large, truncated, of another format, or with a tensor or a value that cannot be.
         """
+        _check_size(len(content), where)
         try:
-            arrays, metadata = tensors.from_bytes(content, where)
+            arrays, metadata = tensors.from_bytes(content, where, tensors.HEADER_MOST)
             if metadata.get("format") != FORMAT:
-                found = metadata.get("format", "no format")
+                found = one_line(metadata.get("format", "no format"))
                 raise BadPack(f"{where}: found {found}, wanted {FORMAT}; sync with a server of this version")
             tensors.checked(arrays, _TENSORS, where)
             _check_values(arrays, where)
@@ -119,14 +122,17 @@ class Pack:
         try:
             version, through = _pair(metadata["version"]), _pair(metadata["through"])
             recent = metadata.get("recent", "")
-            recent_us = tuple(int(time) for time in recent.split(",")) if recent else ()
-            if not all(abs(time) < LAST_S * MICROSECONDS for time in (through[0], *recent_us)):
+            recent_us = tuple(map(_integer, recent.split(","))) if recent else ()
+            if not all(abs(time) < LAST_S * MICROSECONDS for time in (through[0], *recent_us)) or through[1] < 0:
                 raise ValueError(f"through is {metadata['through']}{f', recent {recent}' if recent else ''}")
             if any(later < time for time, later in pairwise((*recent_us, through[0]))):
                 raise ValueError(f"through is {metadata['through']}, recent {recent}: not in ascending order")
-            return cls(metadata["encoder_id"], version, through, **known, recent_us=recent_us)
+            encoder_id = metadata["encoder_id"]
+            if not (0 < len(encoder_id) <= 64 and encoder_id.isprintable()):
+                raise ValueError(f"encoder_id is {encoder_id!r}")
+            return cls(encoder_id, version, through, **known, recent_us=recent_us)
         except (KeyError, ValueError) as error:
-            raise BadPack(f"{where}: metadata is damaged ({error}); sync again") from None
+            raise BadPack(f"{where}: metadata is damaged ({one_line(error)}); sync again") from None
 
     def save(self, path: Path) -> None:
         """Write the pack to a file that appears whole or not at all."""
@@ -141,7 +147,13 @@ class Pack:
         """
         if not path.is_file():
             raise BadPack(f"{path}: no such file; make one with: pocketrank pack USER")
+        _check_size(path.stat().st_size, str(path))
         return cls.from_bytes(path.read_bytes(), str(path))
+
+
+def _check_size(found: int, where: str) -> None:
+    if found > LARGEST:
+        raise BadPack(f"{where}: {found:,} bytes, a pack has at most {LARGEST:,}; sync again")
 
 
 def _check_values(arrays: tensors.Tensors, where: str) -> None:
@@ -159,8 +171,27 @@ def _check_values(arrays: tensors.Tensors, where: str) -> None:
         raise BadPack(f"{where}: an item's row is negative; sync again")
     if (arrays["memory_counts"] < 1).any():
         raise BadPack(f"{where}: an item is remembered for no event; sync again")
+    if (arrays["n_events"] < 1).any():
+        raise BadPack(f"{where}: a segment holds no event; sync again")
+    for first, last in (
+        ("start_s", "end_s"),
+        ("memory_first_s", "memory_last_s"),
+        ("ordinal_first", "ordinal_last"),
+    ):
+        if (arrays[first] > arrays[last]).any():
+            raise BadPack(f"{where}: {first} is after {last}; sync again")
+    for name in ("level", "ordinal_first"):
+        if arrays[name].min(initial=0) < 0:
+            raise BadPack(f"{where}: {name} is negative; sync again")
 
 
 def _pair(text: str) -> tuple[int, int]:
     first, second = text.split(",")
-    return int(first), int(second)
+    return _integer(first), _integer(second)
+
+
+def _integer(text: str) -> int:
+    """A whole number of 64 bits as clients in any language write it."""
+    if not re.fullmatch("-?[0-9]{1,19}", text) or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"{text!r} is not an integer of 64 bits")
+    return int(text)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 Int8Array = npt.NDArray[np.int8]
+MOST = 1e12  # of any scale, weight, bias or count in a file: no model and no user has more, and products stay finite
 
 
 def quantise(vectors: npt.NDArray[Any]) -> tuple[Int8Array, FloatArray]:

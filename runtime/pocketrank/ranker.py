@@ -27,8 +27,9 @@ from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason, reasons
 from pocketrank.scoring import Candidates, Scorer, best
 from pocketrank.segments import LAST_S, MICROSECONDS
+from pocketrank.signing import Key
 from pocketrank.situation import Situation, kept_of, situate
-from pocketrank.synced_bundle import REFUSED, opened_bundle
+from pocketrank.synced_bundle import REFUSED, Opener, opened_bundle
 from pocketrank.times import to_us
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Ranker:
         self.refused: str | None = None
         self._cache, self._lock, self._syncing = cache, threading.RLock(), threading.Lock()
         self._shipped = bundle.folder
+        self._opener: Opener = Bundle.open
         self._state, self._scorer, self._encoder = _graphs(bundle, engine)
         # Graphs of bundles that were left, for as long as a ranking by them may be asked for its reasons.
         self._left: WeakKeyDictionary[Bundle, tuple[Graph, Scorer]] = WeakKeyDictionary()
@@ -119,6 +121,7 @@ class Ranker:
         cache: str | Path = ":memory:",
         pack: str | Path | None = None,
         engine: str | None = None,
+        verify_key: Key | None = None,
     ) -> "Ranker":
         """Open a ranker.
 
@@ -127,15 +130,18 @@ class Ranker:
             cache: SQLite file with the live events and the newest pack; made when it is not there.
             pack: a pack to take in, as `load` does.
             engine: "onnx", "litert" or "tflite"; None takes the first one installed.
+            verify_key: a public key in PEM, its bytes or its path, that must have signed the bundle and any synced one.
 
         Raises:
-            BadBundle: the bundle is not whole. BadPack, BundleMismatch: as `load`.
-            MissingExtra: the engine is not installed.
+            BadBundle: the bundle is not whole, or not signed with that key. BadKey: that is no such key.
+            BadPack, BundleMismatch: as `load`.
+            MissingExtra: the engine is not installed, or a key is given and `cryptography` is not.
         """
         chosen, store = engines.choose(engine), Cache(cache)
         try:
-            ranker = cls(opened_bundle(Path(bundle), store, Bundle.open), store, chosen)
-            ranker._shipped = Path(bundle)
+            opener = partial(Bundle.open, verify_key=verify_key)
+            ranker = cls(opened_bundle(Path(bundle), store, opener), store, chosen)
+            ranker._shipped, ranker._opener = Path(bundle), opener
             if pack is not None:
                 ranker.load(pack)
         except BaseException:

@@ -229,14 +229,15 @@ class _Sync:
         if home is None:
             raise BadInput("a cache in memory keeps no bundle; open the ranker with a file as its cache")
         near = [ranker.bundle.folder, ranker._shipped]
-        bundle = assembled(release, home, near, self._fetch, Bundle.open)
+        bundle = assembled(release, home, near, self._fetch, ranker._opener)
         facts = {NOW: pointer(bundle, ranker._shipped), BEFORE: self._fact(NOW), REFUSED: None}
         return self._switch(bundle, facts, "new", must=False)
 
     def _go_back(self, release: Release) -> str:
         """Leave a bundle that was withdrawn for the one before it, or the app's own."""
         ranker, before = self.ranker, self._fact(BEFORE)
-        choices = [opened_bundle(ranker._shipped, self._cache, Bundle.open, (BEFORE,)), Bundle.open(ranker._shipped)]
+        opener, shipped = ranker._opener, ranker._shipped
+        choices = [opened_bundle(shipped, self._cache, opener, (BEFORE,)), opener(shipped)]
         for bundle, fact in zip(choices, (before, None), strict=True):
             if bundle.manifest.model_id not in release.withdrawn:
                 return self._switch(bundle, {NOW: fact, BEFORE: None, REFUSED: None}, "went back", must=True)

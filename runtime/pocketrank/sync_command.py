@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report
+from pocketrank.command import Command, Report, verify_key_argument
 from pocketrank.errors import BadInput, UsageError
 
 TOKEN = "POCKETRANK_TOKEN"  # noqa: S105  # a variable's name
@@ -28,13 +28,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the user's published pack, in place of a token")
     parser.add_argument("--upload", action="store_true", help="send events, and drop those that the pack covers")
     parser.add_argument("--insecure", action="store_true", help="allow http to other machines than this")
+    verify_key_argument(parser)
 
 
 def _run(arguments: argparse.Namespace) -> Report:
     from pocketrank.ranker import Ranker  # noqa: PLC0415
 
     token = None if arguments.name is not None else _token(arguments.token_file)
-    with Ranker.open(arguments.bundle, cache=arguments.cache, engine=arguments.engine) as ranker:
+    bundle, cache, key = arguments.bundle, arguments.cache, arguments.verify_key
+    with Ranker.open(bundle, cache, engine=arguments.engine, verify_key=key) as ranker:
         found = ranker.sync(
             arguments.url,
             token,

@@ -17,10 +17,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from pocketrank import strict_json
 from pocketrank.atomic import write_bytes
-from pocketrank.errors import BadTensors
+from pocketrank.errors import BadTensors, one_line
 
 Tensors = dict[str, npt.NDArray[Any]]
+HEADER_MOST = 2**20  # bytes of a header in what a device reads
+_LIBRARY_MOST = 100_000_000  # bytes of a header that the library takes
 _DTYPES = {"int8": "I8", "int32": "I32", "int64": "I64", "float32": "F32"}
 
 
@@ -52,22 +55,28 @@ def _described(tensors: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) 
     return described
 
 
-def from_bytes(content: bytes, where: str) -> tuple[Tensors, dict[str, str]]:
+def from_bytes(content: bytes, where: str, header_most: int = _LIBRARY_MOST) -> tuple[Tensors, dict[str, str]]:
     """Read what `to_bytes` wrote.
 
     Args:
         content: the whole file.
         where: its name, for the error message.
+        header_most: bytes the header may have; read into Python it takes some twenty times as many.
 
     Raises:
         BadTensors: truncated, altered or not safetensors at all.
     """
     try:
-        tensors = load(content)
         size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise BadTensors(f"{where}: not a whole safetensors file ({error}); fetch or write it again") from None
+        if len(content) < 8 or size > len(content) - 8:
+            raise ValueError(f"a header of {size} bytes in a file of {len(content)}")
+        header = strict_json.loads(content[8 : 8 + size], header_most, deepest=3)
+        metadata = header.get("__metadata__") or {}
+        tensors = load(content)
+    except (SafetensorError, ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:
+        raise BadTensors(
+            f"{where}: not a whole safetensors file ({one_line(error)}); fetch or write it again"
+        ) from None
     return tensors, metadata
 
 

@@ -1,7 +1,7 @@
 """`python -m pocketrank.thin rank ...`: the device's commands in a process that can import the device's packages alone.
 
-Everything but the standard library, numpy, safetensors, one engine and httpx2 with what they need is refused by name,
-so what works here works on a device where nothing else is installed.
+Everything but the standard library, numpy, safetensors, one engine, httpx2 and cryptography with what they need is
+refused by name, so what works here works on a device where nothing else is installed.
 """
 
 import sys
@@ -20,6 +20,7 @@ ALLOWED = sys.stdlib_module_names | {
     "flatbuffers",
     "google",
     *("httpx2", "httpcore2", "h11", "anyio", "idna", "truststore", "typing_extensions"),  # for `sync`
+    *("cryptography", "_cffi_backend"),  # where a key is demanded
 }
 
 

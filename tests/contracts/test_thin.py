@@ -48,9 +48,13 @@ def kept(tmp_path: Path) -> dict[str, Path]:
         "scales": np.ones((1, 1), np.float32),
     }
     seconds = dict.fromkeys(("start_s", "end_s", "memory_first_s", "memory_last_s"), np.zeros(1, np.int64))
-    whole = dict.fromkeys(("n_events", "ordinal_first", "ordinal_last", "memory_items"), np.zeros(1, np.int32))
+    whole = dict.fromkeys(("ordinal_first", "ordinal_last", "memory_items"), np.zeros(1, np.int32))
     counts = dict.fromkeys(("memory_counts", "memory_decayed"), np.ones(1, np.float32))
-    others = {"level": np.zeros(1, np.int8), "top_items": np.zeros((1, 2), np.int32)}
+    others = {
+        "n_events": np.ones(1, np.int32),
+        "level": np.zeros(1, np.int8),
+        "top_items": np.zeros((1, 2), np.int32),
+    }
     pack = Pack(encoder_id="e1", version=(0, 1), through=(0, 1), **one, **seconds, **whole, **counts, **others)
     pack.save(tmp_path / "7.safetensors")
     with closing(Cache(tmp_path / "cache.db")) as cache:

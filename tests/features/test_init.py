@@ -23,7 +23,7 @@ def test_a_new_project_holds_the_defaults_and_is_a_feast_repo(tmp_path: Path) ->
     assert names == {"pocketrank.toml", "feature_store.yaml", "definitions.py", ".feastignore", ".gitignore"}
     assert (
         project.root / ".gitignore"
-    ).read_text() == "/data/\n/demo/\n/model/\n/bundle/\n/packs/\n/policies.png\n/tune/\n"
+    ).read_text() == "/data/\n/demo/\n/model/\n/bundle/\n/packs/\n/policies.png\n/tune/\n/signing.pem\n"
 
 
 def test_settings_given_are_typed_and_land_in_the_file(tmp_path: Path) -> None:

@@ -334,9 +334,7 @@ def test_interrupted_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, ends
 def test_an_altered_bundle_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bundle" / "state.onnx").write_bytes(b"x")
     for line in ("rank", "verify", "inspect bundle", "observe --cache c.db p-1"):
-        assert refused(run(line)).startswith(
-            "BadBundle: bundle/state.onnx: altered: sha256 2d711642b726 (1 bytes), wanted "
-        )
+        assert refused(run(line)).startswith("BadBundle: bundle/state.onnx: altered: 1 bytes, wanted ")
     edit_manifest(tmp_path / "bundle")
     assert refused(run("rank")).startswith("BadBundle: bundle/state.onnx: engine onnx cannot load it (")
 

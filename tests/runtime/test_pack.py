@@ -124,7 +124,7 @@ def test_values_that_would_poison_scores_are_refused(pack: Pack, changes: dict[s
         ),
         (
             {"format": "pocketrank.pack/1", "version": "1,1", "through": f"{2**63},0", "encoder_id": "e"},
-            f"p: metadata is damaged (through is {2**63},0); sync again",
+            f"p: metadata is damaged ('{2**63}' is not an integer of 64 bits); sync again",
         ),
         (
             {"format": "pocketrank.pack/1", "version": "1,1", "through": "0,0"},
