@@ -47,7 +47,7 @@ def _bundle(path: Path, key: Path | None) -> Report:
         "behaviors": bundle.manifest.behaviors[1:],
         "signature": signature,
         "signed_by": bundle.signed_by,
-        "graphs": graphs,
+        "graph_files": graphs,
         "bytes": sum(found["size"] for found in files.values()),
         "files": {name: {"size": found["size"], "sha256": found["sha256"]} for name, found in files.items()},
     }
@@ -55,7 +55,7 @@ def _bundle(path: Path, key: Path | None) -> Report:
     shown |= {name: _table(said[name]) for name in ("quality", "parity")}
     shown |= {"behaviors": one_line(", ".join(facts["behaviors"])), "signed_by": bundle.signed_by or ""}
     shown["signature"] = signature + (": give --verify-key" if signature.startswith("present") else "")
-    shown["graphs"] = _table(graphs)
+    shown["graph_files"] = _table(graphs)
     shown["files"] = "".join(f"\n  {name:<22}{f['size']:>12,}  sha256 {f['sha256'][:12]}" for name, f in files.items())
     return Report(facts, shown, verdict=f"whole: {len(files)} files, each as the manifest says")
 
