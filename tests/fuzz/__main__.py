@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("--mutations", type=int, default=100_000, help="how many (default: 100000)")
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default: 1)")
     parser.add_argument("--only", type=int, metavar="N", help="this mutation alone, and what it ended with")
+    parser.add_argument("--bundle", type=Path, help="spoil this one (default: two small ones made for this)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     options = parser.parse_args()
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as work, graphs_kept():
-        bench = Bench(make_seeds(Path(work)), Path(work))
+        bench = Bench(make_seeds(Path(work), options.bundle), Path(work))
         if options.only is not None:
             name, outcome = bench.run(options.seed, options.only)
             print(f"{name}: {outcome.kind} {outcome.said}\n{outcome.wrong}")

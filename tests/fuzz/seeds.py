@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,11 @@ class Seed:
     packs: list[bytes]
 
 
-def make_seeds(folder: Path) -> list[Seed]:
-    """Write the bundles once, read them, and make packs."""
+def make_seeds(folder: Path, given: Path | None = None) -> list[Seed]:
+    """Write the bundles once, read them, and make packs; of one bundle alone where it is given."""
+    new_keys(folder / "key.pem")
+    if given is not None:
+        return [_seed(Path(shutil.copytree(given, folder / "given")), folder)]
     ring = write_bundle(folder / "ring", [f"p-{number}" for number in range(12)], items_remembered=64)
     log = write_bundle(
         folder / "log",
@@ -44,7 +48,6 @@ def make_seeds(folder: Path) -> list[Seed]:
         length=6,
         lateness_s=60,
     )
-    new_keys(folder / "key.pem")
     return [_seed(bundle, folder) for bundle in (ring, log)]
 
 

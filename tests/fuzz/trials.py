@@ -34,7 +34,7 @@ from .seeds import START_S, Seed, refreshed
 LONGEST_S = 5.0
 NOW_S = START_S + 10**7
 M = "manifest.json"
-GRAPHS = ("encoder.onnx", "state.onnx", "score.onnx")
+GRAPHS = ("encoder.onnx", "state.onnx", "memory.onnx", "score.onnx")
 OTHERS = ("items.safetensors", "item_ids.json", "golden.safetensors")
 
 
@@ -291,13 +291,16 @@ def _within(seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def graphs_kept() -> Iterator[None]:
     """Load no graph twice, as long as this is open."""
-    kept: dict[tuple[str, str | None], engines.Graph] = {}
+    kept: dict[tuple[str, ...], engines.Graph] = {}
     real = engines.load
 
-    def load(folder: Path, name: str, engine: str | None = None, threads: int = 1) -> engines.Graph:
-        key = hashlib.sha256((folder / f"{name}.onnx").read_bytes()).hexdigest(), engine
+    def load(folder: Path, name: str, engine: str | None = None, threads: int = 1, constants: Any = None) -> Any:
+        contents = [(folder / f"{name}.onnx").read_bytes(), *(array.tobytes() for array in (constants or {}).values())]
+        key = tuple(hashlib.sha256(content).hexdigest() for content in contents)
         if key not in kept:
-            kept[key] = real(folder, name, engine, threads)
+            if len(kept) > 200:
+                kept.clear()
+            kept[key] = real(folder, name, engine, threads, constants)
         return kept[key]
 
     engines.load = load  # type: ignore[assignment]
