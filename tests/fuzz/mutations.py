@@ -77,6 +77,8 @@ def spoil_json(rng: Random, content: bytes) -> bytes:
     tree = json.loads(content)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         _change(rng, tree)
+    if rng.random() < 0.01:
+        tree = rng.choice(VALUES)
     text = json.dumps(tree, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
     if rng.random() < 0.15:  # a name twice, or what no JSON is
         at = rng.randrange(len(text) + 1)
@@ -87,6 +89,16 @@ def spoil_json(rng: Random, content: bytes) -> bytes:
         else:
             text = text[:at] + rng.choice(TEXTS) + text[at:]
     return text
+
+
+def spoil_numbers(rng: Random, content: bytes) -> bytes:
+    """Other numbers in a JSON text that stays as it is otherwise."""
+    tree = json.loads(content)
+    places = [(parent, key) for parent, key in _places(tree) if isinstance(parent[key], int | float)]
+    for _ in range(rng.choice([1, 1, 2])):
+        parent, key = rng.choice(places)
+        parent[key] = rng.choice([*NUMBERS, *FLOATS, parent[key] + 1, parent[key] * 1000])
+    return json.dumps(tree).encode()
 
 
 def _change(rng: Random, tree: Json) -> None:
@@ -148,7 +160,7 @@ def _values(rng: Random, content: bytes) -> bytes:
         else:
             limits = np.iinfo(array.dtype)
             value = rng.choice([limits.min, limits.max, -1, 0, 1, limits.max // 2, 100])
-        if rng.random() < 0.2:
+        if rng.random() < 0.4:
             array[:] = value
         else:
             array[rng.randrange(len(array))] = value
@@ -168,8 +180,14 @@ def _shapes(rng: Random, content: bytes) -> bytes:
         if one is array or (alike and one.ndim and one.shape[0] == size and axis == 0):
             shape = list(one.shape)
             shape[axis if one is array else 0] = new
-            tensors[name] = np.resize(one, shape) if one.size else np.zeros(shape, one.dtype)
+            tensors[name] = _resized(one, shape) if one.size else np.zeros(shape, one.dtype)
     return to_bytes(tensors, json.loads(_parts(content)[0]).get("__metadata__") or {})
+
+
+def _resized(array: np.ndarray, shape: list[int]) -> np.ndarray:
+    """Cut, or its last elements repeated, so that what ascends does so still."""
+    cut = array[tuple(slice(size) for size in shape)]
+    return np.pad(cut, [(0, size - has) for size, has in zip(shape, cut.shape, strict=True)], mode="edge")
 
 
 def _header(rng: Random, content: bytes) -> bytes:

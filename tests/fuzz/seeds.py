@@ -14,7 +14,7 @@ from pocketrank.pack import Pack
 from pocketrank.quantise import quantise
 from pocketrank.signing import new_keys, signer
 
-from ..bundles import write_bundle
+from ..bundles import edit_manifest, write_bundle
 
 START_S = 1_700_000_000
 
@@ -63,6 +63,8 @@ def refreshed(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def _seed(folder: Path, keys: Path) -> Seed:
+    behaviors = json.loads((folder / "manifest.json").read_bytes())["behaviors"]
+    edit_manifest(folder, weights={behaviors[-1]: 2.0}, quality={"users": 3, "ndcg_10": {"pocketrank": 0.25}})
     (folder / "manifest.sig").write_bytes(signer(keys / "key.pem")((folder / "manifest.json").read_bytes()))
     bundle, key = Bundle.open(folder), (keys / "key.pub.pem").read_bytes()
     return Seed(

@@ -28,7 +28,7 @@ from pocketrank.pack import Pack
 from pocketrank.ranker import Ranker
 from pocketrank.signing import SIGNATURE
 
-from .mutations import NAMES, spoil_bytes, spoil_json, spoil_tensors
+from .mutations import NAMES, spoil_bytes, spoil_json, spoil_numbers, spoil_tensors
 from .seeds import START_S, Seed, refreshed
 
 LONGEST_S = 5.0
@@ -92,6 +92,8 @@ class Bench:
             return name, _refused(error)
         report = inspect_command.INSPECT.run(_namespace(self._pack))
         json.loads(report.json()), str(report).encode()
+        if not _is_plain(spoiled[8 : 8 + int.from_bytes(spoiled[:8], "little")]):
+            return name, Outcome("ranked", "", "loaded, although JSON readers do not agree on its header")
         if Pack.open(self._pack).to_bytes() != Pack.from_bytes(ranker._cache.pack or b"", "cached").to_bytes():
             return name, Outcome("ranked", "", "another pack is cached than was loaded")
         return name, _ranked(ranker)
@@ -111,6 +113,9 @@ class Bench:
             ranker = Ranker(opened, Cache(":memory:"), "onnx")
         except BadBundle as error:
             return kind, _refused(error)
+        if not _is_plain((self._folder / M).read_bytes()):
+            return kind, Outcome("ranked", "", "opened, although JSON readers do not agree on its manifest")
+        "".join(map(str, opened.items.ids)).encode()  # whatever ranks first must be printable
         with contextlib.closing(ranker):
             try:
                 with contextlib.suppress(BadPack, BundleMismatch):
@@ -162,6 +167,10 @@ class Spoiled:
 
 def _manifest_entries(rng: Random, seed: Seed, _: Seed) -> Spoiled:
     return Spoiled("manifest entries", {**seed.files, M: spoil_json(rng, seed.files[M])})
+
+
+def _manifest_numbers(rng: Random, seed: Seed, _: Seed) -> Spoiled:
+    return Spoiled("manifest numbers", {**seed.files, M: spoil_numbers(rng, seed.files[M])})
 
 
 def _manifest_bytes(rng: Random, seed: Seed, other: Seed) -> Spoiled:
@@ -221,7 +230,8 @@ def _named(rng: Random, seed: Seed, _: Seed) -> Spoiled:
 
 
 WAYS = [
-    *(_manifest_entries, _manifest_entries, _manifest_entries, _manifest_bytes, _file_bytes, _hashed_bytes),
+    *(_manifest_entries, _manifest_entries, _manifest_entries, _manifest_numbers, _manifest_numbers, _manifest_bytes),
+    *(_file_bytes, _hashed_bytes),
     *(_hashed_tensors, _hashed_tensors, _hashed_tensors, _hashed_ids, _swapped, _missing, _not_a_file, _named),
 ]
 
@@ -268,6 +278,29 @@ def _refused(error: Exception) -> Outcome:
     said = str(error)
     is_one = said.isprintable() and 10 < len(said) < 1000
     return Outcome("refused", said, "" if is_one else f"not one readable line: {said!r}")
+
+
+def _is_plain(content: bytes) -> bool:
+    """Whether a JSON text means the same to every reader: no name twice, no NaN, no integer beyond 64 bits."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError(pairs)
+        return dict(pairs)
+
+    def number(text: str) -> float:
+        if not abs(float(text)) < 2.0**1023:
+            raise ValueError(text)
+        return float(text)
+
+    def integer(text: str) -> int:
+        return int(text).to_bytes(8, "little", signed=True)[0]
+
+    try:
+        json.loads(content, object_pairs_hook=once, parse_constant=number, parse_float=number, parse_int=integer)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _namespace(path: Path) -> Namespace:

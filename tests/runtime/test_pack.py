@@ -76,6 +76,7 @@ def test_any_flipped_byte_is_refused_or_read_without_another_error(pack: Pack) -
 
 NAN, MINUS = np.array([1, np.nan, 1], np.float32), np.array([1, 1, -1], np.float32)
 LATE = np.array([0, 0, 2**62], np.int64)
+WHOLE = {"format": "pocketrank.pack/1", "version": "1,1", "through": "0,0", "encoder_id": "e1"}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,12 @@ LATE = np.array([0, 0, 2**62], np.int64)
         ({"memory_items": np.array([0, 1, 1], np.int32)}, "memory_items is not in ascending order"),
         ({"memory_items": np.array([-1, 1, 2], np.int32)}, "an item's row is negative"),
         ({"top_items": np.full((3, 2), -2, np.int32)}, "an item's row is negative"),
+        ({"n_events": np.array([1, 0, 1], np.int32)}, "a segment holds no event"),
+        ({"level": np.array([0, -1, 0], np.int8)}, "level is negative"),
+        ({"ordinal_first": np.array([-1, 1, 2], np.int32)}, "ordinal_first is negative"),
+        ({"ordinal_first": np.array([0, 1, 3], np.int32)}, "ordinal_first is after ordinal_last"),
+        ({"start_s": LATE // 2**25}, "start_s is after end_s"),
+        ({"memory_first_s": LATE // 2**25}, "memory_first_s is after memory_last_s"),
     ],
 )
 def test_values_that_would_poison_scores_are_refused(pack: Pack, changes: dict[str, Any], message: str) -> None:
@@ -130,6 +137,15 @@ def test_values_that_would_poison_scores_are_refused(pack: Pack, changes: dict[s
             {"format": "pocketrank.pack/1", "version": "1,1", "through": "0,0"},
             "p: metadata is damaged ('encoder_id'); sync again",
         ),
+        (
+            {"format": "a\nb" * 400},
+            f"p: found {('a b' * 99)[:297]}..., wanted pocketrank.pack/1; sync with a server of this version",
+        ),
+        ({**WHOLE, "encoder_id": "a\nb"}, "p: metadata is damaged (encoder_id is 'a\\nb'); sync again"),
+        ({**WHOLE, "encoder_id": ""}, "p: metadata is damaged (encoder_id is ''); sync again"),
+        ({**WHOLE, "through": "0,-1"}, "p: metadata is damaged (through is 0,-1); sync again"),
+        ({**WHOLE, "version": "1_0,1"}, "p: metadata is damaged ('1_0' is not an integer of 64 bits); sync again"),
+        ({**WHOLE, "recent": "１"}, "p: metadata is damaged ('１' is not an integer of 64 bits); sync again"),
     ],
 )
 def test_metadata_that_is_not_a_packs_is_refused(pack: Pack, metadata: dict[str, str], message: str) -> None:
@@ -149,6 +165,22 @@ def test_a_missing_tensor_is_named(pack: Pack, name: str) -> None:
 def test_segments_of_different_numbers_are_refused(pack: Pack) -> None:
     with pytest.raises(BadPack, match=r"^p: weight is float32 \(2,\), wanted float32 \(S\) with \{'S': 3, "):
         Pack.from_bytes(changed(pack, weight=pack.weight[:2]).to_bytes(), "p")
+
+
+def test_a_file_larger_than_any_pack_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "7").open("wb") as file:
+        file.truncate(2**40)  # sparse: a terabyte that takes no room
+    with pytest.raises(BadPack) as caught:
+        Pack.open(tmp_path / "7")
+    assert str(caught.value) == f"{tmp_path}/7: {2**40:,} bytes, a pack has at most 16,777,216; sync again"
+    with pytest.raises(BadPack, match=r"^p: 16,777,217 bytes, a pack has at most 16,777,216; sync again$"):
+        Pack.from_bytes(bytes(2**24 + 1), "p")
+
+
+def test_a_header_larger_than_any_packs_is_refused() -> None:
+    header = b"{" + b" " * 2**20 + b"}"
+    with pytest.raises(BadPack, match=r"\(1048578 bytes, wanted at most 1048576\)"):
+        Pack.from_bytes(len(header).to_bytes(8, "little") + header, "p")
 
 
 def test_a_pack_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -80,6 +80,13 @@ def test_no_bytes_at_all_raise_anything_else(noise: bytes, place: int, byte: int
         framed(b'{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}'),
         framed(b'{"a":{"dtype":"I8","shape":[2],"data_offsets":[0,9]}}', b"ab"),
         framed(b"[" * 100_000),
+        framed(b"3"),
+        framed(
+            b'{"a":{"dtype":"I8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}}'
+        ),
+        framed(b'{"__metadata__":{"k":"\\ud800"}}'),
+        framed(b'{"a":{"dtype":"F32","shape":[18446744073709551616,0],"data_offsets":[0,0]}}'),
+        framed(b'{"a":{"dtype":"I8","shape":[' + b"1," * 99 + b'1],"data_offsets":[0,1]}}', b"a"),
     ],
 )
 def test_a_hostile_file_is_refused(content: bytes) -> None:
