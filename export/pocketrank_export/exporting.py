@@ -120,7 +120,7 @@ def write_manifest(folder: Path, trained: Trained, quality: Mapping[str, Any], p
     hashes = {
         path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
         for path in sorted(folder.iterdir())
-        if path.name != "manifest.json"
+        if path.name not in ("manifest.json", SIGNATURE)
     }
     model_id, encoder_id = _digest(hashes.values()), _digest(hashes[name] for name in ENCODER_FILES)
     manifest = manifest_of(trained, model_id, encoder_id, hashes, quality, parity)
