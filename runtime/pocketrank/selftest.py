@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pocketrank import engines, tensors
 from pocketrank.bundle import Bundle
 from pocketrank.engines import Arrays, Graph
+from pocketrank.errors import BadTensors
 from pocketrank.scoring import Candidates, Scorer
 
 TOP = 20
@@ -75,6 +76,7 @@ def check(bundle: Bundle, engine: str) -> Parity:
     """
     golden, _ = tensors.read(bundle.folder / "golden.safetensors")
     tensors.checked(golden, _GOLDEN, str(bundle.folder / "golden.safetensors"), {**asdict(bundle.sizes), "4": 4})
+    _check_rows(golden, bundle)
     encoder, state = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state"))
     scorer = Scorer.load(bundle, engine)
     embed = bundle.items.embed
@@ -106,6 +108,15 @@ def check(bundle: Bundle, engine: str) -> Parity:
         ),
         order_same=sum(same_order(found, wanted) for found, wanted in zip(scores, golden["score.scores"], strict=True)),
     )
+
+
+def _check_rows(golden: Arrays, bundle: Bundle) -> None:
+    """Refuse cases that name items which the vocabulary lacks, and a file without cases."""
+    where, items = bundle.folder / "golden.safetensors", bundle.sizes.I
+    for name, least in (("encoder.rows", -1), ("state.live_rows", -1), ("score.rows", 0)):
+        rows = golden[name]
+        if rows.size == 0 or rows.min() < least or rows.max() >= items:
+            raise BadTensors(f"{where}: {name} has none, or not of this bundle's {items:,} items; export it again")
 
 
 def same_order(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:

@@ -117,3 +117,27 @@ def test_golden_cases_of_other_sizes_are_refused(own_bundle: Path, name: str, ar
     with pytest.raises(BadTensors) as caught:
         selftest.check(Bundle.open(own_bundle), "onnx")
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("name", ["encoder.rows", "state.live_rows", "score.rows"])
+@pytest.mark.parametrize("row", [12, -2, 2**31 - 1])
+def test_golden_cases_of_other_items_are_refused(own_bundle: Path, name: str, row: int) -> None:
+    path = own_bundle / "golden.safetensors"
+    golden, metadata = tensors.read(path)
+    golden[name] = golden[name].copy()
+    golden[name].flat[-1] = row
+    tensors.save(path, golden, metadata)
+    edit_manifest(own_bundle)
+    with pytest.raises(BadTensors) as caught:
+        selftest.check(Bundle.open(own_bundle), "onnx")
+    assert str(caught.value) == f"{path}: {name} has none, or not of this bundle's 12 items; export it again"
+
+
+def test_a_golden_file_without_cases_is_refused(own_bundle: Path) -> None:
+    path = own_bundle / "golden.safetensors"
+    golden, metadata = tensors.read(path)
+    none = {name: array if name == "score.rows" else array[:0] for name, array in golden.items()}
+    tensors.save(path, none, metadata)
+    edit_manifest(own_bundle)
+    with pytest.raises(BadTensors, match=r"encoder\.rows has none, or not of this bundle's 12 items"):
+        selftest.check(Bundle.open(own_bundle), "onnx")
