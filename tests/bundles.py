@@ -85,7 +85,7 @@ def write_bundle(
 
 def facts(folder: Path) -> dict[str, dict[str, Any]]:
     """What a manifest says of each file."""
-    contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+    contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.stem != "manifest"}
     return {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
         for name, content in contents.items()

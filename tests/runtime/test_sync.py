@@ -21,6 +21,7 @@ from pocketrank.cache import Cache
 from pocketrank.cli import main
 from pocketrank.errors import UsageError
 from pocketrank.release import Release, gone
+from pocketrank.signing import new_keys, signer
 from pocketrank.sync import Synced
 
 from ..bundles import edit_manifest
@@ -364,6 +365,35 @@ def test_a_new_bundle_is_fetched_but_for_what_is_there_and_counts_at_once_and_la
     with Ranker.open(bundle_dir, cache=tmp_path / "phone.db") as again:
         assert (again.stats(NOW_S)["model_id"], scores(again)) == ("m2", after)
     assert synced(phone, fake).bundle == "same"
+
+
+def test_where_a_key_is_demanded_a_synced_bundle_must_be_signed_with_it_then_and_later(
+    own_bundle: Path, tmp_path: Path, fake: Fake
+) -> None:
+    def signed(folder: Path, key: str = "ours") -> Path:
+        manifest = (folder / "manifest.json").read_bytes()
+        (folder / "manifest.sig").write_bytes(signer(tmp_path / f"{key}.pem")(manifest))
+        return folder
+
+    for name in ("ours", "theirs"):
+        new_keys(tmp_path / f"{name}.pem")
+    key, cache = tmp_path / "ours.pub.pem", tmp_path / "phone.db"
+    with Ranker.open(signed(own_bundle), cache, verify_key=key) as phone:
+        for name in ("unsigned", "theirs"):
+            bundle = newer(own_bundle, tmp_path / name, name)
+            (bundle / "manifest.sig").unlink()
+            fake.offer(bundle if name == "unsigned" else signed(bundle, name))
+            found = synced(phone, fake)
+            assert (found.bundle, phone.stats(NOW_S)["model_id"]) == ("kept", "m1")
+            assert re.search("not signed, and a key|the signature does not fit", found.problems[0])
+        fake.offer(signed(newer(own_bundle, tmp_path / "signed", "m4")))
+        assert synced(phone, fake).bundle == "new"
+    with Ranker.open(own_bundle, cache, verify_key=key) as phone:
+        assert phone.stats(NOW_S)["model_id"] == "m4"
+    next(tmp_path.glob("phone.db.bundles/*/manifest.sig")).unlink()
+    with Ranker.open(own_bundle, cache, verify_key=key) as phone:
+        assert phone.stats(NOW_S)["model_id"] == "m1"
+        assert "not signed" in phone.stats(NOW_S)["bundle_refused"]
 
 
 def test_a_new_encoder_comes_with_its_pack_or_not_at_all(
