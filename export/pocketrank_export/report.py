@@ -123,8 +123,8 @@ def staleness_text(facts: dict[str, Any]) -> str:
         return text
     model = facts["model_on_the_same"]
     return (
-        f"{text}The model on these: float32 {_value(model[FLOAT32])}, int8 as on phones {_value(model[INT8])};"
-        f" with nothing missing phones have the best ten of int8 for {facts['same_as_int8']:,}/{facts['phones']:,}, "
+        f"{text}The model on these: float32 {_value(model[FLOAT32])}, int8 as on phones {_value(model[INT8])}\n"
+        f"With nothing missing phones have the best ten of int8 for {facts['same_as_int8']:,}/{facts['phones']:,}, "
         f"{facts['same_as_int8_where_memory_fits']:,}/{facts['memory_fits']:,} where memory fits\n"
     )
 
