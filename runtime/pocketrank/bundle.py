@@ -68,6 +68,8 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     quality: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = "fp32"
+    graphs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The manifest as the file's content; equal manifests give equal bytes."""
