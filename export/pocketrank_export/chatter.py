@@ -20,6 +20,7 @@ HARMLESS = {
     r"torchvision is not installed\. Skipping torchvision::": "no graph of ours has such an operator",
     r"is an Enum subclass and is now natively supported by torch\.compile": "torch's deprecation, met in torchao",
     r"All log messages before absl::InitializeLog\(\) is called": "where to, not what",
+    r"tensor attributes? .*\b_flat_weights\[.* assigned during export": "torch's GRU lists its parameters when it runs",
     r"^INFO: |^I\d{4} ": "information by its own level",
     r"^(Running Calibration|Generating Quantization Parameters|Applying Transformations)": "a progress bar",
     r"[Pp]lease consider (to run )?pre-processing before quantization": "torch folded constants and knows the shapes",

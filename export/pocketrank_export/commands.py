@@ -131,6 +131,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> Report:
+    from pocketrank import engines  # noqa: PLC0415
     from pocketrank.bundle import Bundle  # noqa: PLC0415
     from pocketrank_export.exporting import write_bundle  # noqa: PLC0415
 
@@ -187,7 +188,7 @@ def _export(arguments: argparse.Namespace) -> Report:
         "files": files,
         "bytes": sum(files.values()),
         "max_abs_diff": max((found["max_abs_diff"] for found in manifest.parity.values()), default=0.0),
-        "engines": list(manifest.parity),
+        "engines": [name for name in engines.ENGINES if name in manifest.parity],
         **told,
     }
     shown = {

@@ -155,8 +155,8 @@ def ship(
         for variant in variants:
             if variant != FP32:
                 places[variant] = Path(room) / variant
-                kept[variant], refused[variant] = _make(trained, variant, names, places[FP32], places[variant])
-                refused[variant] = refused[variant] or _cannot_run(places[variant], there)
+                made = _make(trained, variant, names, places[FP32], places[variant], there)
+                kept[variant], refused[variant] = made
         bundles = {v: Bundle.open(place) for v, place in places.items() if not refused.get(v)}
         of = fidelity(trained, builder, bundles, there)
         rows = {}
@@ -237,7 +237,9 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join([table(head, lines), *notes])
 
 
-def _make(trained: Trained, variant: str, names: Sequence[str], source: Path, place: Path) -> tuple[list[str], str]:
+def _make(
+    trained: Trained, variant: str, names: Sequence[str], source: Path, place: Path, there: Sequence[str]
+) -> tuple[list[str], str]:
     """A variant's folder; returns which files stay float32, and why it cannot be had, "" where it can."""
     shutil.copytree(source, place)
     bundle, kept = Bundle.open(source), list[str]()
@@ -250,11 +252,19 @@ def _make(trained: Trained, variant: str, names: Sequence[str], source: Path, pl
                 if is_interrupt(error):
                     raise
                 return kept, f"{path.name} cannot be made: {_told(error)}"
-            if path.stat().st_size >= (source / path.name).stat().st_size:
+            if _is_larger(path, source / path.name):
                 shutil.copy(source / path.name, path)
                 kept.append(path.name)
+    if len(kept) == 2 * len(names):
+        return kept, f"{', '.join(kept)} would all be larger than in fp32"
+    if reason := _cannot_run(place, there):
+        return kept, reason
     write_manifest(place, trained, {}, {}, variant)
     return kept, ""
+
+
+def _is_larger(path: Path, whole: Path) -> bool:
+    return path.stat().st_size >= whole.stat().st_size
 
 
 def _cannot_run(place: Path, there: Sequence[str]) -> str:

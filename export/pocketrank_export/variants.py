@@ -175,34 +175,40 @@ def _onnx_int8(source: Path, target: Path, cases: Sequence[Arrays]) -> None:
 
 
 def _tflite_fp16(source: Path, target: Path, _: Sequence[Arrays]) -> None:
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName  # noqa: PLC0415
-
-    _tflite(source, target, algorithm_key=AlgorithmName.FLOAT_CASTING, num_bits=16)
+    _tflite_weights(source, target, 16, "float_casting")
 
 
 def _tflite_int8_weights(source: Path, target: Path, _: Sequence[Arrays]) -> None:
-    _tflite(source, target, num_bits=8)
+    _tflite_weights(source, target, 8, "min_max_uniform_quantize")
 
 
 def _tflite_int8(source: Path, target: Path, cases: Sequence[Arrays]) -> None:
-    _tflite(source, target, cases)
+    """Products with constant matrices in int8; a recipe of all operators makes inputs and outputs int8 as well.
 
-
-def _tflite(source: Path, target: Path, cases: Sequence[Arrays] = (), **weights_alone: Any) -> None:
-    """By ai-edge-quantizer; with `cases`, products with constant matrices in int8, else weights alone.
-
-    Its recipe of all operators makes inputs and outputs int8 as well.
+    The ranges are those of all cases; the quantizer's default, a moving average, cuts off what came first or seldom.
     """
-    from ai_edge_quantizer import qtyping, quantizer  # noqa: PLC0415
+    from ai_edge_quantizer import calibrator, qtyping, recipe_manager  # noqa: PLC0415
+    from ai_edge_quantizer.utils import qsv_utils  # noqa: PLC0415
 
-    quantising, ranges = quantizer.Quantizer(str(source)), None
-    operation = qtyping.TFLOperationName
-    if weights_alone:
-        quantising.add_weight_only_config(".*", operation.ALL_SUPPORTED, **weights_alone)
-    else:
-        quantising.add_static_config(".*", operation.FULLY_CONNECTED, activation_num_bits=8, weight_num_bits=8)
-        signature = "serving_default"  # what the converter calls the only one
-        ranges = quantising.calibrate({signature: list(cases)}, num_threads=1)
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_static_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, activation_num_bits=8, weight_num_bits=8)
+    ranges = calibrator.Calibrator(str(source), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+    ranges.calibrate({"serving_default": list(cases)}, recipe)  # what the converter calls the only signature
+    _tflite(source, target, recipe, ranges.get_model_qsvs())
+
+
+def _tflite_weights(source: Path, target: Path, bits: int, algorithm: str) -> None:
+    from ai_edge_quantizer import qtyping, recipe_manager  # noqa: PLC0415
+
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_weight_only_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, num_bits=bits, algorithm_key=algorithm)
+    _tflite(source, target, recipe, None)
+
+
+def _tflite(source: Path, target: Path, recipe: Any, ranges: Any) -> None:
+    from ai_edge_quantizer import quantizer  # noqa: PLC0415
+
+    quantising = quantizer.Quantizer(str(source), recipe.get_quantization_recipe())
     made = quantising.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     target.write_bytes(bytes(made.quantized_model))
 

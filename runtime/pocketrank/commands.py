@@ -189,6 +189,8 @@ def _inspect_bundle(path: Path) -> Report:
         "format": manifest.format,
         "model_id": manifest.model_id,
         "encoder_id": manifest.encoder_id,
+        "variant": manifest.variant,
+        "graphs": {name: dict(facts) for name, facts in manifest.graphs.items()},
         "fusion": manifest.fusion,
         "policy": dict(manifest.policy),
         "sizes": dict(manifest.sizes),
@@ -199,6 +201,7 @@ def _inspect_bundle(path: Path) -> Report:
         "files": {name: facts["size"] for name, facts in manifest.files.items()},
     }
     shown = {name: _pairs(facts[name]) for name in ("policy", "sizes", "quality", "parity", "files")}
+    shown["graphs"] = "; ".join(f"{name}: {_pairs(found)}" for name, found in manifest.graphs.items())
     return Report(facts, shown)
 
 
