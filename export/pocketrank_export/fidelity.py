@@ -55,7 +55,7 @@ class Quality:
     def loss(self) -> float:
         """How much worse than float32; 0 where it is no worse."""
         worse = -self.difference.mean if self.metric == METRIC["next_item"] else self.difference.mean
-        return max(worse, 0.0)
+        return max(0.0, worse)
 
     def facts(self) -> dict[str, Any]:
         """As JSON and a manifest show it."""
