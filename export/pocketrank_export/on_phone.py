@@ -74,7 +74,8 @@ class Phone:
     @classmethod
     def exported(cls, bundle: Bundle, engine: str) -> "Phone":
         """One that runs a bundle's own graphs; raises as `engines.load`."""
-        return cls(bundle, *(engines.load(bundle.folder, name, engine) for name in ("encoder", "state", "score")))
+        encoder, state = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state"))
+        return cls(bundle, encoder, state, ItemScorer.load(bundle, engine))
 
     def pack(self, past: Events, now_us: int, missing: int) -> Pack | None:
         """One user's pack as it was before the newest segments closed.

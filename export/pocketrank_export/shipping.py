@@ -23,7 +23,7 @@ from pocketrank_export.exporting import tell, write_manifest
 from pocketrank_export.fidelity import FP32, METRIC, Fidelity, fidelity
 from pocketrank_export.report import table
 from pocketrank_export.trained import Trained
-from pocketrank_export.variants import calibration, write_variant
+from pocketrank_export.variants import WITH_WEIGHTS, calibration, write_variant
 
 LOSS = 0.002
 MB = 1e6
@@ -145,7 +145,7 @@ def ship(
     there = engines.installed()
     if not there:
         raise MissingExtra("variants are measured on an engine; install one with: pip install 'pocketrank[onnx]'")
-    names = [name for name in exporting.GRAPHS if is_encoder_too or name != "encoder"]
+    names = [name for name in WITH_WEIGHTS if is_encoder_too or name != "encoder"]
     with tempfile.TemporaryDirectory(prefix="pocketrank-") as room:
         places = {FP32: Path(room) / FP32}
         places[FP32].mkdir()
@@ -247,7 +247,7 @@ def _make(
         for suffix in (".onnx", ".tflite"):
             path = place / f"{name}{suffix}"
             try:
-                tell(path.name, write_variant(variant, source / path.name, path, calibration(bundle, name, suffix)))
+                tell(path.name, write_variant(variant, source / path.name, path, calibration(bundle, name)))
             except Exception as error:  # what a converter raises is its own affair
                 if is_interrupt(error):
                     raise

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from pocketrank import tensors
 from pocketrank.bundle import Bundle
 from pocketrank.engines import Arrays
-from pocketrank.scoring import score_items
 from pocketrank_export.chatter import heard
 from pocketrank_export.graphs import stripped
 
 VARIANTS = ("fp32", "fp16", "int8_weights", "int8")
+WITH_WEIGHTS = ("encoder", "state", "memory")  # `score` and `catalogue` multiply what they are fed
 LEAST = 256  # numbers in a weight that is worth the two nodes that multiply it out again
 _STEPS = 127
 _OUTPUTS_FIRST = {"GRU": {1, 2}}  # operators whose weights have outputs second to last, and which inputs these are
@@ -44,42 +44,16 @@ def write_variant(variant: str, source: Path, target: Path, cases: Sequence[Arra
     return remarks
 
 
-def calibration(bundle: Bundle, name: str, suffix: str) -> list[Arrays]:
-    """Inputs of one graph from the golden cases, as a phone would feed them.
-
-    Args:
-        bundle: of float32 graphs.
-        name: "encoder", "state" or "score".
-        suffix: ".onnx", any number of candidates at once, or ".tflite", chunks of them.
-    """
+def calibration(bundle: Bundle, name: str) -> list[Arrays]:
+    """Inputs of one graph of `WITH_WEIGHTS` from the golden cases, one row each, as a phone would feed them."""
     golden, _ = tensors.read(bundle.folder / "golden.safetensors")
-    if name == "score":
-        return _score_cases(bundle, golden, suffix)
+    if name == "memory":
+        return [{"memory": case} for case in golden["score.memory"]]
     rows, outputs = {"encoder": ("rows", ["vectors"]), "state": ("live_rows", ["state", "state_bias"])}[name]
     of_graph = {key.partition(".")[2]: value for key, value in golden.items() if key.startswith(f"{name}.")}
     fed = {key: value for key, value in of_graph.items() if key not in (rows, *outputs)}
     fed[rows.replace("rows", "items")] = bundle.items.embed(of_graph[rows])
     return [{key: value[case : case + 1] for key, value in fed.items()} for case in range(len(of_graph[rows]))]
-
-
-def _score_cases(bundle: Bundle, golden: Arrays, suffix: str) -> list[Arrays]:
-    recorder, rows = _Recorder(1 if suffix == ".tflite" else 0), golden["score.rows"].astype(np.int64)
-    for case, (state, bias) in enumerate(zip(golden["state.state"], golden["state.state_bias"], strict=True)):
-        memory, remembered = np.zeros((bundle.sizes.I, 4), np.float32), golden["score.memory_rows"][case]
-        memory[remembered[remembered >= 0]] = golden["score.memory"][case][remembered >= 0]
-        score_items(bundle, recorder, rows, state, bias, memory[rows])
-    return recorder.fed
-
-
-class _Recorder:
-    """A score graph that keeps what it is fed and answers zero."""
-
-    def __init__(self, batch: int) -> None:
-        self.batch, self.fed = batch, list[Arrays]()
-
-    def run(self, inputs: Any) -> Arrays:
-        self.fed.append(dict(inputs))
-        return {"scores": np.zeros(len(inputs["bias"]), np.float32)}
 
 
 def _onnx_fp16(source: Path, target: Path, _: Sequence[Arrays]) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
-from pocketrank import Bundle, Ranker, selftest
+from pocketrank import Bundle, Ranker, engines, selftest
 from pocketrank.cli import main
 from pocketrank.config import Project
-from pocketrank_export import exporting, fidelity, shipping, variants
+from pocketrank_export import exporting, shipping, variants
 from pocketrank_export.comparison import Estimate
 from pocketrank_export.evaluation import rank
 from pocketrank_export.fidelity import Fidelity, Quality
@@ -95,11 +95,11 @@ def test_graphs_that_would_be_larger_stay_float32_and_a_variant_of_these_alone_i
 ) -> None:
     whole = content(shop / "bundle")
     facts = export(shop, capsys, "--budget-loss", "1")
-    assert facts["variants"]["fp16"]["kept_fp32"] == ["score.onnx", "score.tflite"]
+    assert facts["variants"]["fp16"]["kept_fp32"] == ["memory.onnx", "memory.tflite"]
     small = content(shop / "bundle")
-    assert [small[f"score.{kind}"] == whole[f"score.{kind}"] for kind in ("onnx", "tflite")] == [True, True]
+    assert [small[f"memory.{kind}"] == whole[f"memory.{kind}"] for kind in ("onnx", "tflite")] == [True, True]
     assert [small[f"state.{kind}"] == whole[f"state.{kind}"] for kind in ("onnx", "tflite")] == [False, False]
-    everything = "state.onnx, state.tflite, score.onnx, score.tflite"
+    everything = "state.onnx, state.tflite, memory.onnx, memory.tflite"
     assert facts["variants"]["int8"] == {"refused": f"{everything} would all be larger than in fp32"}
     assert main(["export", "--project", str(shop), "--variant", "int8"]) == 1
     assert f"export: int8 is refused: {everything} would all be larger than in fp32; nothing" in capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_inputs_and_outputs_of_a_variant_are_those_of_the_design(
     shop: Path, capsys: pytest.CaptureFixture[str], variant: str
 ) -> None:
     export(shop, capsys, "--variant", variant, "--budget-loss", "1", "--out", str(shop / "small"))
-    for name in ("encoder", "state", "score"):
+    for name in exporting.GRAPHS:
         whole, small = (onnx.load(folder / f"{name}.onnx") for folder in (shop / "bundle", shop / "small"))
         assert list(small.graph.input) == list(whole.graph.input)
         assert list(small.graph.output) == list(whole.graph.output)
@@ -268,22 +268,22 @@ def test_what_a_converter_says_is_told_in_a_line(
     told = [line for line in capsys.readouterr().err.splitlines() if "approximated" in line]
     assert told == [
         f"pocketrank: export: {name}.onnx: its converter says: an op is approximated"
-        for name in ("encoder", "state", "score")
+        for name in ("encoder", "state", "memory", "score")
     ]
 
 
 def test_calibration_feeds_graphs_as_a_phone_does(project: Project) -> None:
     bundle = Bundle.open(project.bundle_dir)
     golden, _ = exporting.tensors.read(bundle.folder / "golden.safetensors")
-    for name in ("encoder", "state", "score"):
-        graph = fidelity.Phone.exported(bundle, "onnx")
-        cases = calibration(bundle, name, ".onnx")
+    for name in ("encoder", "state"):
+        cases = calibration(bundle, name)
         assert len(cases) == 64
         for place in (0, 1, 40):
-            for key, value in getattr(graph, name).run(cases[place]).items():
-                wanted = golden[f"{name}.{key}"][place]
-                np.testing.assert_allclose(value if name == "score" else value[0], wanted, atol=1e-4)
-    assert {len(case["bias"]) for case in calibration(bundle, "score", ".tflite")} == {bundle.sizes.score_chunk}
+            for key, value in engines.load(bundle.folder, name, "onnx").run(cases[place]).items():
+                np.testing.assert_allclose(value[0], golden[f"{name}.{key}"][place], atol=1e-5)
+    remembered = calibration(bundle, "memory")
+    assert (len(remembered), remembered[3]["memory"].shape) == (64, (bundle.sizes.F, 4))
+    assert any(case["memory"].any() for case in remembered)
 
 
 def row(variant: str, size: int, lost: float, distance: float = 0.1, refused: str = "") -> Row:
