@@ -70,7 +70,7 @@ def fill(folder: Path, trained: Trained, builder: Builder, quality: Mapping[str,
     reference = {"reference": f"torch {torch.__version__.partition('+')[0]}"}
     tensors.save(folder / "golden.safetensors", cases, reference)
     write_manifest(folder, trained, quality, {})
-    parity = {name: dataclasses.asdict(_held(folder, name)) for name in engines.installed()}
+    parity = {name: parity_facts(_held(folder, name)) for name in engines.installed()}
     write_manifest(folder, trained, quality, parity)
     return parity
 
@@ -79,6 +79,11 @@ def tell(name: str, remarks: Sequence[str]) -> None:
     """Say what a converter said of a file, a line each."""
     for remark in remarks or ():
         sys.stderr.write(f"pocketrank: export: {name}: its converter says: {remark}\n")
+
+
+def parity_facts(parity: selftest.Parity) -> dict[str, Any]:
+    """As a manifest shows it; the limit follows from the variant."""
+    return {name: value for name, value in dataclasses.asdict(parity).items() if name != "limit"}
 
 
 def item_table(trained: Trained) -> Items:

@@ -7,7 +7,7 @@ no more than the budget says. Nothing is written where none fits.
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pocketrank.bundle import Bundle
 from pocketrank.errors import MissingExtra, PocketRankError, is_interrupt
 from pocketrank_export import exporting
 from pocketrank_export.examples import Builder
-from pocketrank_export.exporting import tell, write_manifest
+from pocketrank_export.exporting import parity_facts, tell, write_manifest
 from pocketrank_export.fidelity import FP32, METRIC, Fidelity, fidelity
 from pocketrank_export.report import table
 from pocketrank_export.trained import Trained
@@ -86,7 +86,7 @@ class Row:
             return {"refused": self.refused}
         of = {
             engine: {
-                "parity": asdict(one.parity),
+                "parity": parity_facts(one.parity),
                 "quality": one.quality.facts(),
                 "request_ms": float(f"{one.request_ms:.2g}"),
             }
@@ -164,7 +164,7 @@ def ship(
             found = {engine: of[variant, engine] for engine in there if (variant, engine) in of}
             reason = refused.get(variant, "") or _is_finite(found)
             if variant != FP32 and not reason:
-                parity = {engine: asdict(one.parity) for engine, one in found.items()}
+                parity = {engine: parity_facts(one.parity) for engine, one in found.items()}
                 told = {"against_fp32": {engine: one.quality.facts() for engine, one in found.items()}}
                 write_manifest(places[variant], trained, {**quality, **told}, parity, variant)
             rows[variant] = (
