@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pocketrank.command import Command, Report
 from pocketrank.config import Project
