@@ -33,7 +33,7 @@ def make_bundle(folder: Path) -> None:
     with folder_beside(folder) as draft:
         to_onnx(trained.model, trained.sizes, "encoder", draft / "encoder.onnx")
         exporting._write_items(draft, exporting.item_table(trained))
-        exporting._write_manifest(draft, trained, {}, {})
+        exporting.write_manifest(draft, trained, {}, {})
 
 
 def encode_eagerly(

@@ -102,8 +102,7 @@ def answer(trained: Trained, builder: Builder) -> Answers:
     history, labels = builder.history, builder.labels
     if labels is None:
         raise ValueError("a builder without labels asks for items, not for answers")
-    asked = trained.split.test(builder)
-    asked = asked.part(np.flatnonzero(history.events.rows[asked.asked_at] >= 0))
+    asked = of_known_items(trained.split.test(builder))
     if not len(asked):
         raise NotReady(
             f"{trained.split.kept()}: none of a known item, from a user with a past; ingest a longer log, or keep more "
@@ -124,9 +123,14 @@ def answer(trained: Trained, builder: Builder) -> Answers:
     for part in progress(parts, len(parts), "evaluate", f"x {AT_ONCE} events"):
         for name, method in methods.items():
             said = method(part)
-            found[name].append(_chance(said, is_logit=name in ("pocketrank", "memory_alone")) if is_click else said)
+            found[name].append(chance(said, is_logit=name in ("pocketrank", "memory_alone")) if is_click else said)
     so = labels[asked.asked_at].astype(np.float64)
     return Answers(trained.config.head, asked.user, so, {name: np.concatenate(said) for name, said in found.items()})
+
+
+def of_known_items(asked: Asked) -> Asked:
+    """Those questions whose event has a known item: of others a model says nothing."""
+    return asked.part(np.flatnonzero(asked.history.events.rows[asked.asked_at] >= 0))
 
 
 def by_model(model: Model, asked: Asked) -> FloatArray64:
@@ -162,6 +166,7 @@ def auc_of_groups(scores: FloatArray64, positive: FloatArray64, group: Index) ->
     return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)
 
 
-def _chance(said: npt.NDArray[np.float64], *, is_logit: bool) -> FloatArray64:
-    chance = np.exp(-np.logaddexp(0, -said)) if is_logit else said
-    return np.clip(chance, SURE, 1 - SURE)
+def chance(said: npt.NDArray[np.float64], *, is_logit: bool = True) -> FloatArray64:
+    """(Q,) chances, held a little from 0 and 1, of log odds or of chances."""
+    found = np.exp(-np.logaddexp(0, -said)) if is_logit else said
+    return np.clip(found, SURE, 1 - SURE)

@@ -5,10 +5,11 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pocketrank.command import Command, Report
 from pocketrank.config import Project
-from pocketrank.errors import UsageError
+from pocketrank.errors import CheckFailed, UsageError
 from pocketrank_export.compress_command import COMPRESS
 from pocketrank_export.evaluate_command import EVALUATE, opened, quality_path
 
@@ -116,38 +117,95 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sign", type=Path, metavar="KEY", help="sign it with this private key, as `pocketrank keys new` makes one"
     )
+    parser.add_argument(
+        "--variant",
+        choices=["fp32", "fp16", "int8_weights", "int8"],
+        help="how the graphs hold numbers; without a budget fp32, with one the variant that keeps within it",
+    )
+    parser.add_argument(
+        "--encoder", action="store_true", help="the encoder's graph as well; rows and packs are then of another encoder"
+    )
+    parser.add_argument("--budget-mb", type=float, metavar="MB", help="of the bundle at most, with one engine's graphs")
+    parser.add_argument(
+        "--budget-loss",
+        type=float,
+        metavar="LOSS",
+        help="of NDCG@10 at most, or more log loss or RMSE (default: 0.002)",
+    )
 
 
 def _export(arguments: argparse.Namespace) -> Report:
+    from pocketrank import engines  # noqa: PLC0415
     from pocketrank.bundle import Bundle  # noqa: PLC0415
     from pocketrank.signing import signer  # noqa: PLC0415
     from pocketrank_export.exporting import write_bundle  # noqa: PLC0415
 
     sign = None if arguments.sign is None else signer(arguments.sign)  # first, so that a wrong key costs no time
+    has_budget = arguments.budget_mb is not None or arguments.budget_loss is not None
+    is_small = arguments.variant not in (None, "fp32")
+    if arguments.encoder and not (has_budget or is_small):
+        raise UsageError("export: --encoder is about a smaller variant; give --variant or a budget, too")
+    for option in ("budget_mb", "budget_loss"):
+        given = getattr(arguments, option)
+        if given is not None and not 0 <= given < float("inf"):
+            raise UsageError(f"export: --{option.replace('_', '-')} {given:g}: wanted 0 or more")
     project = Project.open(arguments.project)
     trained, builder = opened(project)
     path = quality_path(project)
     quality = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     folder = arguments.out or project.bundle_dir
-    parity = write_bundle(trained, builder, quality, folder, sign)
+    told: dict[str, Any] = {}
+    text = ""
+    if has_budget or is_small:
+        from pocketrank_export import shipping  # noqa: PLC0415
+        from pocketrank_export.variants import VARIANTS  # noqa: PLC0415
+
+        loss = shipping.LOSS if arguments.budget_loss is None else arguments.budget_loss
+        found = shipping.ship(
+            trained,
+            builder,
+            quality,
+            folder,
+            [arguments.variant] if arguments.variant else VARIANTS,
+            shipping.Budget(loss, arguments.budget_mb),
+            is_encoder_too=arguments.encoder,
+            sign=sign,
+        )
+        told = {"variants": {name: row.facts() for name, row in found.rows.items()}}
+        text = f"{shipping.text(list(found.rows.values()))}\n"
+        if not found.chosen and arguments.variant:
+            raise CheckFailed(found.why)
+        if not found.chosen:
+            return Report(
+                {**told, "chosen": None, "why": found.why},
+                {"variants": "", "chosen": "", "why": ""},
+                text,
+                ok=False,
+                verdict=found.why,
+            )
+    else:
+        write_bundle(trained, builder, quality, folder, sign)
     manifest = Bundle.open(folder).manifest
     files = {name: facts["size"] for name, facts in manifest.files.items()}
     facts = {
         "bundle": str(folder),
+        "variant": manifest.variant,
         "model_id": manifest.model_id,
         "encoder_id": manifest.encoder_id,
         "files": files,
         "bytes": sum(files.values()),
-        "max_abs_diff": max((found["max_abs_diff"] for found in parity.values()), default=0.0),
-        "engines": list(parity),
+        "max_abs_diff": max((found["max_abs_diff"] for found in manifest.parity.values()), default=0.0),
+        "engines": [name for name in engines.ENGINES if name in manifest.parity],
         "signed": sign is not None,
+        **told,
     }
     shown = {
         "files": "".join(f"\n  {name:<20}{size:>10,}" for name, size in files.items()),
         "bytes": f"{facts['bytes']:,}",
         "max_abs_diff": f"{facts['max_abs_diff']:.1e}",
+        "variants": "",
     }
-    return Report(facts, shown)
+    return Report(facts, shown, text)
 
 
 def _tune_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,8 @@ Same model, same bytes, on one machine and engine version: headers in a fixed or
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pocketrank_export.graphs import to_onnx, to_tflite
 from pocketrank_export.trained import Trained
 
 LEAST_RUNTIME = "0.1.0"
+LEAST_ENGINE = {"onnx": "onnxruntime 1.19", "tflite": "tflite-runtime 2.14"}
 GRAPHS = ("encoder", "state", "memory", "score")
 Sign = Callable[[bytes], bytes]
 ENCODER_FILES = ("encoder.onnx", "items.safetensors", "item_ids.json")
@@ -51,27 +53,50 @@ def write_bundle(
         UsageError: the model has no fusion, so there is nothing to run on a phone.
         CheckFailed: an engine does not agree with the model; nothing is written.
     """
+    with folder_beside(folder) as draft:
+        parity = fill(draft, trained, builder, quality)
+        signed(draft, sign)
+    return parity
+
+
+def signed(folder: Path, sign: Sign | None) -> None:
+    """Put the signature of a whole bundle beside its manifest."""
+    if sign is not None:
+        (folder / SIGNATURE).write_bytes(sign((folder / "manifest.json").read_bytes()))
+
+
+def fill(folder: Path, trained: Trained, builder: Builder, quality: Mapping[str, Any]) -> dict[str, Any]:
+    """The same into an empty folder, which is nobody's bundle yet."""
     import torch  # noqa: PLC0415
 
     if trained.model.fusion is None:
         raise UsageError('[model] fusion is "none": a baseline, not a model to ship; choose another and train again')
     sizes, items = trained.sizes, item_table(trained)
-    with folder_beside(folder) as draft:
-        jobs = [(name, write) for name in GRAPHS for write in (to_onnx, to_tflite)]
-        for name, write in progress(jobs, len(jobs), "export", "graphs"):
-            write(trained.model, sizes, name, draft / f"{name}.{'onnx' if write is to_onnx else 'tflite'}")
-        if sizes.H == 1:
-            to_catalogue(sizes, draft / "catalogue.onnx")
-        write_items(draft, items)
-        cases = golden_cases(trained.model, items, sizes, builder)
-        reference = {"reference": f"torch {torch.__version__.partition('+')[0]}"}
-        tensors.save(draft / "golden.safetensors", cases, reference)
-        write_manifest(draft, trained, quality, {})
-        parity = {name: dataclasses.asdict(_held(draft, name)) for name in engines.installed()}
-        write_manifest(draft, trained, quality, parity)
-        if sign is not None:
-            (draft / SIGNATURE).write_bytes(sign((draft / "manifest.json").read_bytes()))
+    jobs = [(name, write) for name in GRAPHS for write in (to_onnx, to_tflite)]
+    for name, write in progress(jobs, len(jobs), "export", "graphs"):
+        path = folder / f"{name}.{'onnx' if write is to_onnx else 'tflite'}"
+        tell(path.name, write(trained.model, sizes, name, path))
+    if sizes.H == 1:
+        to_catalogue(sizes, folder / "catalogue.onnx")
+    write_items(folder, items)
+    cases = golden_cases(trained.model, items, sizes, builder)
+    reference = {"reference": f"torch {torch.__version__.partition('+')[0]}"}
+    tensors.save(folder / "golden.safetensors", cases, reference)
+    write_manifest(folder, trained, quality, {})
+    parity = {name: parity_facts(_held(folder, name)) for name in engines.installed()}
+    write_manifest(folder, trained, quality, parity)
     return parity
+
+
+def tell(name: str, remarks: Sequence[str]) -> None:
+    """Say what a converter said of a file, a line each."""
+    for remark in remarks or ():
+        sys.stderr.write(f"pocketrank: export: {name}: its converter says: {remark}\n")
+
+
+def parity_facts(parity: selftest.Parity) -> dict[str, Any]:
+    """As a manifest shows it; the limit follows from the variant."""
+    return {name: value for name, value in dataclasses.asdict(parity).items() if name != "limit"}
 
 
 def item_table(trained: Trained) -> Items:
@@ -115,7 +140,9 @@ def _held(folder: Path, engine: str) -> selftest.Parity:
     return parity
 
 
-def write_manifest(folder: Path, trained: Trained, quality: Mapping[str, Any], parity: Mapping[str, Any]) -> None:
+def write_manifest(
+    folder: Path, trained: Trained, quality: Mapping[str, Any], parity: Mapping[str, Any], variant: str = "fp32"
+) -> None:
     """Write what a bundle says of its model and of the files that lie there, the last one of them."""
     hashes = {
         path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
@@ -124,7 +151,25 @@ def write_manifest(folder: Path, trained: Trained, quality: Mapping[str, Any], p
     }
     model_id, encoder_id = _digest(hashes.values()), _digest(hashes[name] for name in ENCODER_FILES)
     manifest = manifest_of(trained, model_id, encoder_id, hashes, quality, parity)
+    manifest = dataclasses.replace(manifest, variant=variant, graphs=graphs_of(folder))
     (folder / "manifest.json").write_bytes(manifest.to_bytes())
+
+
+def graphs_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bytes of the graphs by format, and the oldest engine that they were tried on."""
+    import onnx  # noqa: PLC0415
+
+    found: dict[str, dict[str, Any]] = {}
+    for kind, least in LEAST_ENGINE.items():
+        paths = sorted(folder.glob(f"*.{kind}"))
+        if not paths:
+            continue
+        found[kind] = {"bytes": sum(path.stat().st_size for path in paths), "least_engine": least}
+        if kind == "onnx":
+            protos = [onnx.load(path, load_external_data=False) for path in paths]
+            found[kind]["ir_version"] = max(proto.ir_version for proto in protos)
+            found[kind]["opset"] = max(one.version for proto in protos for one in proto.opset_import if not one.domain)
+    return found
 
 
 def manifest_of(

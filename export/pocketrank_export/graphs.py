@@ -4,11 +4,6 @@ Everything numeric is inside them, dequantising included, so that a client only 
 """
 
 import os
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketrank.bundle import Sizes
-from pocketrank.errors import is_interrupt
+from pocketrank_export.chatter import heard
 from pocketrank_export.fusion import Cached, Live
 from pocketrank_export.model import Model
 from pocketrank_export.reduction import reduced
@@ -76,6 +71,7 @@ class ScoreGraph(nn.Module):
         return reduced(match.transpose(0, 1), self.reduce) + bias
 
 
+OPSET = 20
 OUTPUTS = {"encoder": ["vectors"], "state": ["state", "state_bias"], "memory": ["added"], "score": ["scores"]}
 # H is dynamic where it grows with S; the state graph's own outputs are here for the letters alone.
 _AXES: dict[str, dict[str, dict[int, str]]] = {
@@ -132,8 +128,12 @@ def samples(sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
     }
 
 
-def to_onnx(model: Model, sizes: Sizes, name: str, path: Path) -> None:
-    """Write one graph as ONNX: B, S, L, F, I and, where it is not 1, H dynamic; no machine paths inside."""
+def to_onnx(model: Model, sizes: Sizes, name: str, path: Path) -> list[str]:
+    """Write one graph as ONNX: B, S, L, F, I and, where it is not 1, H dynamic; no machine paths inside.
+
+    Returns:
+        What the converter said that may matter; see `chatter`.
+    """
     import onnx  # noqa: PLC0415
 
     inputs = samples(sizes, name, batch=2)
@@ -142,31 +142,39 @@ def to_onnx(model: Model, sizes: Sizes, name: str, path: Path) -> None:
         key: {axis: torch.export.Dim.DYNAMIC for axis, letter in _AXES[name][key].items() if letter not in fixed}
         for key in inputs
     }
-    with _quiet():
+    with heard() as remarks:
         program = torch.onnx.export(
             graph(model, name),
             kwargs=inputs,
             input_names=list(inputs),
             output_names=OUTPUTS[name],
             dynamic_shapes=shapes,
+            opset_version=OPSET,
             dynamo=True,
             optimize=True,
             verbose=False,
         )
     if program is None:
         raise RuntimeError(f"torch gave no ONNX program for {name}")
-    onnx.save_model(_stripped(program.model_proto, _AXES[name]), str(path))
+    onnx.save_model(stripped(program.model_proto, _AXES[name]), str(path))
+    return remarks
 
 
-def to_tflite(model: Model, sizes: Sizes, name: str, path: Path) -> None:
-    """Write one graph as TFLite: batch 1, every shape fixed, candidates in chunks of `sizes.score_chunk`."""
-    with _quiet():
+def to_tflite(model: Model, sizes: Sizes, name: str, path: Path) -> list[str]:
+    """Write one graph as TFLite: batch 1, every shape fixed, candidates in chunks of `sizes.score_chunk`.
+
+    Returns:
+        What the converter said that may matter; see `chatter`.
+    """
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+    with heard() as remarks:
         import litert_torch  # noqa: PLC0415
 
         edge = litert_torch.convert(
             _NamedOutputs(graph(model, name), OUTPUTS[name]).eval(), sample_kwargs=samples(sizes, name, batch=1)
         )
         edge.export(str(path))
+    return remarks
 
 
 class _NamedOutputs(nn.Module):
@@ -179,7 +187,7 @@ class _NamedOutputs(nn.Module):
         return dict(zip(self.names, found if isinstance(found, tuple) else (found,), strict=True))
 
 
-def _stripped(proto: Any, axes: dict[str, dict[int, str]]) -> Any:
+def stripped(proto: Any, axes: dict[str, dict[int, str]]) -> Any:
     """Remove what differs from machine to machine, and call the dynamic axes by their letters."""
     inside = proto.graph
     del inside.value_info[:]
@@ -194,31 +202,3 @@ def _stripped(proto: Any, axes: dict[str, dict[int, str]]) -> Any:
                 letter = axes.get(value.name, {}).get(axis, dim.dim_param)
                 dim.dim_param = letters.setdefault(dim.dim_param, letter)
     return proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converters' own chatter, native code included, off our output; show it when they fail by themselves."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        failed = False
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the converters warn of each other's deprecations
-                yield
-        except BaseException as error:
-            failed = not is_interrupt(error)
-            raise
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, saved in zip((1, 2), kept, strict=True):
-                os.dup2(saved, number)
-                os.close(saved)
-            if failed:
-                log.seek(0)
-                sys.stderr.write(log.read().decode(errors="replace")[-4000:])

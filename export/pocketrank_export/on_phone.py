@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pocketrank import engines
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Observed
 from pocketrank.compaction import Kept
@@ -24,7 +25,6 @@ from pocketrank.scoring import Scorer as ItemScorer
 from pocketrank.segments import MICROSECONDS
 from pocketrank.situation import Situation, situate
 from pocketrank_export.asked import Asked
-from pocketrank_export.examples import Batch
 from pocketrank_export.exporting import item_table, manifest_of
 from pocketrank_export.graphs import OUTPUTS, graph
 from pocketrank_export.metrics import FloatArray
@@ -70,6 +70,12 @@ class Phone:
         bundle = Bundle(Path(), manifest_of(trained, "", "", {}, {}, {}), item_table(trained))
         encoder, state = (TorchGraph(trained.model, name) for name in ("encoder", "state"))
         return cls(bundle, encoder, state, ItemScorer(bundle, lambda name, _: TorchGraph(trained.model, name)))
+
+    @classmethod
+    def exported(cls, bundle: Bundle, engine: str) -> "Phone":
+        """One that runs a bundle's own graphs; raises as `engines.load`."""
+        encoder, state = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state"))
+        return cls(bundle, encoder, state, ItemScorer.load(bundle, engine))
 
     def pack(self, past: Events, now_us: int, missing: int) -> Pack | None:
         """One user's pack as it was before the newest segments closed.
@@ -151,16 +157,39 @@ class Phone:
         ]
 
 
-def by_phone(phone: Phone, missing: int) -> Scorer:
-    """The model on phones whose packs lack the newest `missing` segments, and who saw the events of these."""
+class Moments:
+    """What phones know at the moments asked about, worked out once for all phones of one encoder graph.
 
-    def scores(_: Batch, asked: Asked) -> FloatArray:
-        log, found = asked.history.events, []
-        begin = asked.history.user_first_event[asked.user]
-        for first, at, live in zip(begin, asked.asked_at, asked.live, strict=True):
-            now_us = int(log.time_us[at - 1 if live else at])
-            situation = phone.situation(log.part(slice(first, at)), now_us, missing)
-            found.append(phone.scores(situation, now_us))
-        return np.stack(found)
+    Attributes:
+        missing: the newest segments that packs lack, and whose events the phones saw.
+    """
 
-    return scores
+    def __init__(self, missing: int = 0) -> None:
+        self.missing = missing
+        self._asked: Asked | None = None
+        self._found: dict[int, list[tuple[Situation, int]]] = {}
+
+    def of(self, phone: Phone, asked: Asked) -> list[tuple[Situation, int]]:
+        """(Q) what the phone knows, and its clock in microseconds; kept until others are asked about."""
+        if asked is not self._asked:
+            self._asked, self._found = asked, {}
+        key = id(phone.encoder)
+        if key not in self._found:
+            log, begin = asked.history.events, asked.history.user_first_event[asked.user]
+            found = self._found[key] = []
+            for first, at, live in zip(begin, asked.asked_at, asked.live, strict=True):
+                now_us = int(log.time_us[at - 1 if live else at])
+                found.append((phone.situation(log.part(slice(first, at)), now_us, self.missing), now_us))
+        return self._found[key]
+
+
+def by_phone(phone: Phone, missing: int = 0, moments: Moments | None = None) -> Scorer:
+    """The model on phones whose packs lack the newest `missing` segments, and who saw the events of these.
+
+    Args:
+        phone: whose graphs to ask.
+        missing: closed segments that packs lack.
+        moments: shared by phones that have one encoder graph and are asked together; its own `missing` counts.
+    """
+    known = Moments(missing) if moments is None else moments
+    return lambda _, asked: np.stack([phone.scores(*moment) for moment in known.of(phone, asked)])

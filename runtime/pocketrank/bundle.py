@@ -92,6 +92,8 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     quality: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = "fp32"
+    graphs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse numbers that would make scores infinite, and names that would make a line of two."""

@@ -52,7 +52,7 @@ def _bundle(path: Path, key: Path | None) -> Report:
         "files": {name: {"size": found["size"], "sha256": found["sha256"]} for name, found in files.items()},
     }
     shown = {name: one_line(_pairs(said[name])) for name in ("sizes", "policy", "compaction", "weights")}
-    shown |= {name: _table(said[name]) for name in ("quality", "parity")}
+    shown |= {name: _table(said[name]) for name in ("graphs", "quality", "parity")}
     shown |= {"behaviors": one_line(", ".join(facts["behaviors"])), "signed_by": bundle.signed_by or ""}
     shown["signature"] = signature + (": give --verify-key" if signature.startswith("present") else "")
     shown["graph_files"] = _table(graphs)

@@ -1,5 +1,6 @@
 """`pocketrank evaluate` of clicks and of ratings: every number against a slow loop, and what the commands say of it."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pocketrank import engines
 from pocketrank.bundle import Bundle
@@ -15,9 +17,11 @@ from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.segments import FixedCount
 from pocketrank_export import exporting
-from pocketrank_export.answers import Answers, answer, auc_of_groups
+from pocketrank_export.answers import Answers, answer, auc_of_groups, of_known_items
 from pocketrank_export.examples import Builder
+from pocketrank_export.fidelity import qualities
 from pocketrank_export.metrics import auc
+from pocketrank_export.on_phone import Phone
 from pocketrank_export.regularised import Means
 from pocketrank_export.runs import builder_of
 from pocketrank_export.scoring import batch_scores
@@ -202,6 +206,21 @@ def test_what_is_about_rankings_is_refused_in_one_line(
         f"pocketrank: BadConfig: {made}/pocketrank.toml [model] head: {head!r}, but new items are ranked by which "
         "comes next, 'next_item'\n"
     )
+
+
+def test_a_variant_is_measured_by_what_the_head_is_judged_by(asked: tuple[Trained, Builder, Answers]) -> None:
+    trained, builder, found = asked
+    worse = copy.deepcopy(trained)
+    with torch.no_grad():
+        worse.model.bias += torch.randn(worse.model.bias.shape, generator=torch.Generator().manual_seed(1))
+    phones = {("fp32", "torch"): Phone.of(trained), ("int8", "torch"): Phone.of(worse)}
+    measured = qualities(trained, of_known_items(trained.split.test(builder)), phones)
+    whole, spoilt = measured["fp32", "torch"], measured["int8", "torch"]
+    assert whole.metric == {"click": "log_loss", "rating": "rmse"}[found.head]
+    assert whole.value == pytest.approx(found.estimate("pocketrank").mean, abs=0.01)
+    assert (whole.loss, whole.difference.mean, spoilt.questions) == (0, 0, len(found.so))
+    assert spoilt.loss == spoilt.difference.mean == pytest.approx(spoilt.value - whole.value)
+    assert spoilt.loss > 0.01
 
 
 def test_the_headline_goes_into_the_bundle(

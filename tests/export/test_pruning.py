@@ -9,6 +9,7 @@ import torch
 from pocketrank import engines
 from pocketrank.errors import UsageError
 from pocketrank.segments import SessionGap
+from pocketrank_export import variants
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.graphs import graph, to_onnx
 from pocketrank_export.heads import NextItem
@@ -19,6 +20,7 @@ from pocketrank_export.scoring import batch_scores
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.trained import Trained, memory_only, new_model
+from pocketrank_export.variants import VARIANTS, write_variant
 
 from .histories import history_of
 from .test_parity import situations
@@ -135,7 +137,9 @@ def test_gradients_and_what_was_frozen_are_as_before() -> None:
     assert all(value.grad is None for value in made.model.parameters())
 
 
-def test_a_pruned_model_is_saved_and_opened_and_exports_to_the_same_states(tmp_path: Path) -> None:
+def test_a_pruned_model_is_saved_and_opened_and_exports_to_the_same_states_in_every_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, batch = trained()
     found = importance(made.model, NextItem(made.vocabulary.counts, 0), [batch])
     smaller = pruned(made, Kept(1, 3), found)
@@ -152,6 +156,15 @@ def test_a_pruned_model_is_saved_and_opened_and_exports_to_the_same_states(tmp_p
             wanted, _ = graph(again.model, "state")(**fed)
         ran = engines.load(tmp_path, "state", "onnx").run({name: value.numpy() for name, value in fed.items()})
         np.testing.assert_allclose(ran["state"], wanted.numpy(), atol=1e-5)
+        arrays = {name: value.numpy() for name, value in fed.items()}
+        for variant in VARIANTS[1:]:
+            (tmp_path / variant).mkdir(exist_ok=True)
+            cases = [{name: value[row : row + 1] for name, value in arrays.items()} for row in range(8)]
+            monkeypatch.setattr(variants, "LEAST", 16)
+            write_variant(variant, tmp_path / "state.onnx", tmp_path / variant / "state.onnx", cases)
+            small = engines.load(tmp_path / variant, "state", "onnx").run(arrays)["state"]
+            lost = np.linalg.norm(small - wanted.numpy()) / np.linalg.norm(wanted.numpy())
+            assert 0 < lost < 0.06, variant
 
 
 @pytest.mark.parametrize(
