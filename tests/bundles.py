@@ -7,7 +7,7 @@ column that is fed wrongly shows. With e an event, s a segment, c a candidate:
     share_s    = mask (0.5 + weight) exp(-age_s / 86400);    share_e = live_mask (0.5 + score) exp(-live_age_s / 3600)
     state      = (sum_s share_s vectors scales + sum_e share_e (live_items + 0.1 behavior)) / (1 + sum of shares)
     state_bias = 0.125 (sum_s mask + sum_e live_mask)                                                      (H = 1)
-    added      = log(1 + count) + 0.5 decayed + 1e-6 since + 1e-7 interval
+    added      = log(1 + count) + 0.5 decayed + 1e-6 since + 1e-7 interval + 0.25 bias min(count, 1)
     scores     = <scales c, state> + state_bias + bias; on a phone the bias has what the item memory adds
 """
 
@@ -164,9 +164,13 @@ def memory_graph() -> bytes:
         ("Log", "memory1", "logs"),
         ("Gather", "logs zero", "count"),
         ("MatMul", "memory weights", "rest"),
-        ("Sum", "count rest", "added"),
+        ("Gather", "memory zero", "often"),
+        ("Min", "often one", "touched"),
+        ("Mul", "touched bias", "own"),
+        ("Mul", "own quarter", "part"),
+        ("Sum", "count rest part", "added"),
     ]
-    return _model({"memory": ("f", ["F", 4])}, steps, {"added": ["F"]})
+    return _model({"memory": ("f", ["F", 4]), "bias": ("f", ["F"])}, steps, {"added": ["F"]})
 
 
 def score_graph() -> bytes:
@@ -222,6 +226,7 @@ def score(state: Array, state_bias: Array, candidates: Array, scales: Array, bia
         count, decayed, since, interval = memory[c].astype(float)
         match = sum(float(state[0, d]) * float(candidates[c, d]) * float(scales[c]) for d in range(candidates.shape[1]))
         remembered = np.log(1 + count) + 0.5 * decayed + 1e-6 * since + 1e-7 * interval
+        remembered += 0.25 * float(bias[c]) * min(count, 1.0)
         found.append(match + float(state_bias[0]) + float(bias[c]) + remembered)
     return np.array(found)
 
@@ -301,7 +306,16 @@ def _share(age: str, weight: str, mask: str, unit: str, share: str) -> list[tupl
 def _model(
     inputs: Mapping[str, tuple[str, list[Any]]], steps: list[tuple[str, str, str]], outputs: Mapping[str, list[Any]]
 ) -> bytes:
-    floats = {"one": 1.0, "half": 0.5, "little": 1e-6, "tenth": 0.1, "eighth": 0.125, "day": 86400.0, "hour": 3600.0}
+    floats = {
+        "one": 1.0,
+        "half": 0.5,
+        "little": 1e-6,
+        "tenth": 0.1,
+        "eighth": 0.125,
+        "quarter": 0.25,
+        "day": 86400.0,
+        "hour": 3600.0,
+    }
     constants = [
         *(helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in floats.items()),
         *(helper.make_tensor(f"axis{axis}", TensorProto.INT64, [1], [axis]) for axis in range(3)),

@@ -120,7 +120,8 @@ def _score_cases(model: Model, items: Items, sizes: Sizes, batch: Batch, state: 
     bias, scores = np.tile(items.bias[rows], (CASES, 1)), []
     for case in range(CASES):
         there = memory_rows[case] >= 0
-        bias[case, memory_rows[case][there]] += _run(model, "memory", {"memory": memory[case]})[0][there]
+        fed = {"memory": memory[case], "bias": items.bias[memory_rows[case]]}  # of no item, any bias
+        bias[case, memory_rows[case][there]] += _run(model, "memory", fed)[0][there]
         inputs = {
             "state": state["state"][case],
             "state_bias": state["state_bias"][case],

@@ -52,9 +52,12 @@ class MemoryGraph(nn.Module):
         super().__init__()
         self.memory = model.memory
 
-    def forward(self, memory: Tensor) -> Tensor:
+    def forward(self, memory: Tensor, bias: Tensor) -> Tensor:
         """See the table of graphs in docs/formats.md."""
-        return memory.sum(dim=1) * 0.0 if self.memory is None else self.memory(memory[None])[0]
+        if self.memory is None:
+            return (memory.sum(dim=1) + bias) * 0.0
+        added: Tensor = self.memory(memory[None], bias[None])[0]
+        return added
 
 
 class ScoreGraph(nn.Module):
@@ -81,7 +84,7 @@ _AXES: dict[str, dict[str, dict[int, str]]] = {
         **{f"live_{name}": {0: "B", 1: "L"} for name in ("items", "behavior", "age_s", "score", "mask")},
         **{name: {0: "B", 1: "H"} for name in ("state", "state_bias")},
     },
-    "memory": {name: {0: "F"} for name in ("memory", "added")},
+    "memory": {name: {0: "F"} for name in ("memory", "bias", "added")},
     "score": {
         **{name: {0: "H"} for name in ("state", "state_bias")},
         **{name: {0: "I"} for name in ("candidates", "scales", "bias")},
@@ -118,7 +121,7 @@ def samples(sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
             "live_mask": events["mask"],
         }
     if name == "memory":
-        return {"memory": zeros(max(sizes.F, 1), 4)}
+        return {"memory": zeros(max(sizes.F, 1), 4), "bias": zeros(max(sizes.F, 1))}
     return {
         "state": zeros(h, d),
         "state_bias": zeros(h),

@@ -8,11 +8,13 @@ from pocketrank_export.examples import Batch
 from pocketrank_export.history import Index
 from pocketrank_export.layers import MASKED
 from pocketrank_export.model import Model
-from pocketrank_export.scoring import States, batch_states
+from pocketrank_export.scoring import States, batch_states, remembered
+
+BEST = 10
 
 
 def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the questions that have a target; a question's targets share its weight.
+    """Mean cross-entropy of the questions that have a target; see `weighted_mean`.
 
     Args:
         scores: (Q, I).
@@ -60,7 +62,7 @@ def held_against(
         others = others + model.matched(states.state, states.state_bias, states.vectors[drawn])
     if model.memory is not None:
         dense = others.new_zeros(len(batch), len(model.bias))
-        dense = dense.index_put((batch.memory_question, batch.memory_row), model.memory(batch.memory))
+        dense = dense.index_put((batch.memory_question, batch.memory_row), remembered(model, batch))
         others = others + dense[:, drawn]
     others = others - log_chance[drawn] - float(np.log(len(drawn)))
     if len(batch.target_row) != len(batch):  # not one target each
@@ -83,7 +85,7 @@ def target_scores(model: Model, batch: Batch, states: States | None) -> Tensor:
     wanted = question * items + row
     place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
     touched = known[place] == wanted
-    return scores + torch.where(touched, model.memory(batch.memory)[order][place], scores.new_zeros(()))
+    return scores + torch.where(touched, remembered(model, batch)[order][place], scores.new_zeros(()))
 
 
 def log_chance(counts: Index, power: float = 0.5) -> Tensor:
@@ -93,8 +95,13 @@ def log_chance(counts: Index, power: float = 0.5) -> Tensor:
 
 
 def weighted_mean(loss: Tensor, batch: Batch) -> Tensor:
-    """Mean of (G,) values of targets over the questions that have one; a question's targets share its weight."""
+    """Mean over the questions that have a target of (G,) values of targets, each by what finding it adds to NDCG@10.
+
+    One of T targets in the first place adds 1 / sum of 1 / log2(1 + place) over places 1 .. min(T, 10). A plain mean over
+    a question's targets would let baskets of one item decide what ranks first.
+    """
     targets = torch.bincount(batch.target_question, minlength=len(batch))
-    share = 1.0 / targets.clamp(min=1)[batch.target_question]
-    mean: Tensor = (loss * share).sum() / (targets > 0).sum().clamp(min=1)
+    ideal = torch.cumsum(1.0 / torch.log2(torch.arange(2.0, 2.0 + BEST, device=loss.device)), dim=0)
+    worth = 1.0 / ideal[targets[batch.target_question].clamp(max=BEST) - 1]
+    mean: Tensor = (loss * worth).sum() / (targets > 0).sum().clamp(min=1)
     return mean

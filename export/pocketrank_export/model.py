@@ -30,23 +30,28 @@ FUSIONS: dict[str, type[Fusion]] = {
 
 
 class MemoryTerm(nn.Module):
-    """memory_u(c): a small function of what the user did with this very item; 0 for an item never touched."""
+    """memory_u(c): a small function of what the user did with this very item, and of the item's own bias.
+
+    0 for an item never touched. It hears of the bias since what everybody takes says little of an item that this user
+    has taken ten times: it may take away what the score adds.
+    """
 
     def __init__(self, hidden: int = 16) -> None:
         super().__init__()
-        self.direct = nn.Linear(7, 1, bias=False)
+        self.direct = nn.Linear(8, 1, bias=False)
         out = nn.Linear(hidden, 1)
-        self.net = nn.Sequential(nn.Linear(7, hidden), nn.GELU(), out)
+        self.net = nn.Sequential(nn.Linear(8, hidden), nn.GELU(), out)
         nn.init.zeros_(self.direct.weight)
         nn.init.zeros_(out.weight)
 
-    def forward(self, memory: Tensor) -> Tensor:
-        """(..., 4) count, decayed count, seconds since the last event, mean interval -> (...)."""
+    def forward(self, memory: Tensor, bias: Tensor) -> Tensor:
+        """(..., 4) count, decayed count, seconds since the last event, mean interval, and (...) biases -> (...)."""
         count, decayed, since, interval = memory.unbind(dim=-1)
         just_now = squash(since / MINUTE_S)
         since, interval = squash(since / DAY_S), squash(interval / DAY_S)
         again = torch.clamp(count - 1.0, min=0.0, max=1.0)
-        columns = [squash(count), squash(decayed), since, interval, (since - interval) * again, again, just_now]
+        times = [since, interval, (since - interval) * again, again, just_now]
+        columns = [squash(count), squash(decayed), *times, 0.25 * bias]
         features = torch.stack(columns, dim=-1)
         touched = torch.clamp(count, max=1.0)
         term: Tensor = (self.direct(features) + self.net(features))[..., 0] * touched
@@ -116,7 +121,7 @@ class Model(nn.Module):
             (B, I).
         """
         scores = self.matched(state, state_bias, candidates) + bias
-        return scores if self.memory is None else scores + self.memory(memory)
+        return scores if self.memory is None else scores + self.memory(memory, bias.expand(memory.shape[:-1]))
 
     def matched(self, state: Tensor, state_bias: Tensor, candidates: Tensor) -> Tensor:
         """reduce_h(<c, state_h> + state_bias_h): the score before biases and item memory.

@@ -56,10 +56,15 @@ def scores_of(model: Model, batch: Batch, states: States | None) -> Tensor:
     if states is not None:
         scores = model.matched(states.state, states.state_bias, states.vectors) + scores
     if model.memory is not None:
-        scores = scores.index_put(
-            (batch.memory_question, batch.memory_row), model.memory(batch.memory), accumulate=True
-        )
+        scores = scores.index_put((batch.memory_question, batch.memory_row), remembered(model, batch), accumulate=True)
     return scores
+
+
+def remembered(model: Model, batch: Batch) -> Tensor:
+    """(M,) what the item memory adds to the scores of a batch's remembered items; the model must have one."""
+    assert model.memory is not None  # noqa: S101
+    found: Tensor = model.memory(batch.memory, model.bias[batch.memory_row])
+    return found
 
 
 def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 4) -> Tensor:

@@ -100,6 +100,8 @@ class TrainingConfig:
         weight_decay: of AdamW.
         batch: examples a step.
         run: consecutive segments of one user that are examples of the same step and share its encoded past.
+        per_user: segments of one user that a pass over the log trains on, about and at most, others in each pass; 0 for
+            all. Evaluation counts users alike, and so should training, or the few with the longest histories decide.
         holdout: share of events, the newest, kept for `evaluate` (split by time).
         validation: share of events before them that chooses the best round (split by time).
         min_count: events an item needs to be in the vocabulary.
@@ -128,6 +130,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     batch: int = 192
     run: int = 8
+    per_user: int = 16
     holdout: float = 0.1
     validation: float = 0.05
     min_count: int = 5

@@ -115,6 +115,9 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
         owner, place = spread(np.zeros(len(places), np.int64), places)
         order = random.permutation(len(owner))
         begin = (first - shift)[owner] + place * length
+        if self.config.per_user:
+            chance = self.config.per_user / np.maximum(end - first, 1)
+            order = order[random.random(len(order)) < chance[owner[order]]]
         return [
             examples[max(begin[one], first[owner[one]]) : min(begin[one] + length, end[owner[one]])] for one in order
         ]

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ with warnings.catch_warnings():
     import lightning
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+MEMORY_RATE = 1e-2  # least learning rate of the item memory by itself
 LARGE = 1e6  # scores above this may be why numbers overflow
 
 
@@ -129,8 +131,9 @@ def fit(
 ) -> float:
     """Train, keeping the best round's weights in `model` and the newest checkpoint in `folder`.
 
-    Interrupted and called again with the same folder, it goes on from the last round. Where a loss or a weight is no
-    longer finite it ends, says so, and the best round before that is kept.
+    Of a model without a fusion it trains the item memory alone: biases stay where they start, at what is popular, and
+    the few weights learn faster. Interrupted and called again with the same folder, it goes on from the last round.
+    Where a loss or a weight is no longer finite it ends, says so, and the best round before that is kept.
 
     Args:
         model: what is trained.
@@ -151,6 +154,9 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
+    if model.fusion is None:
+        model.bias.requires_grad_(False)
+        config = replace(config, learning_rate=max(config.learning_rate, MEMORY_RATE))
     steps = steps or Steps(builder, split, config)
     validation: Any = [part.batch() for part in split.validation(builder).parts()]
     module = Fit(model, head, config, steps)

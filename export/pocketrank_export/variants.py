@@ -48,7 +48,8 @@ def calibration(bundle: Bundle, name: str) -> list[Arrays]:
     """Inputs of one graph of `WITH_WEIGHTS` from the golden cases, one row each, as a phone would feed them."""
     golden, _ = tensors.read(bundle.folder / "golden.safetensors")
     if name == "memory":
-        return [{"memory": case} for case in golden["score.memory"]]
+        cases = zip(golden["score.memory_rows"], golden["score.memory"], strict=True)
+        return [{"memory": features, "bias": bundle.items.bias[items]} for items, features in cases]
     rows, outputs = {"encoder": ("rows", ["vectors"]), "state": ("live_rows", ["state", "state_bias"])}[name]
     of_graph = {key.partition(".")[2]: value for key, value in golden.items() if key.startswith(f"{name}.")}
     fed = {key: value for key, value in of_graph.items() if key not in (rows, *outputs)}

@@ -100,16 +100,17 @@ class Scorer:
         items = self.bundle.items
         return Candidates(np.arange(self.bundle.sizes.I), items.vectors, items.scales, self.bundle)
 
-    def added(self, features: FloatArray) -> FloatArray:
+    def added(self, rows: Int64Array, features: FloatArray) -> FloatArray:
         """What the item memory adds to the scores of F items, (F,), by their (F, 4) `ItemMemory.features`."""
-        return _in_chunks(self._memory, {"memory": features}, {}, max(self.bundle.sizes.F, 1), "added")
+        columns = {"memory": features, "bias": self.bundle.items.bias[rows]}
+        return _in_chunks(self._memory, columns, {}, max(self.bundle.sizes.F, 1), "added")
 
     def remembered(self, memory: ItemMemory, now_s: int) -> FloatArray:
         """(I,) what the item memory adds to every item's score, as of a time in seconds since 1970."""
         table = np.zeros(self.bundle.sizes.I, np.float32)
         if len(memory.items):
             half_life_s = self.bundle.manifest.memory_half_life_s
-            table[memory.items] = self.added(memory.features(memory.items, now_s, half_life_s))
+            table[memory.items] = self.added(memory.items, memory.features(memory.items, now_s, half_life_s))
         return table
 
     def scores(

@@ -160,7 +160,7 @@ def _scores(
     rows, remembered = golden["score.rows"].astype(np.int64), golden["score.memory_rows"][case]
     added = np.zeros(scorer.bundle.sizes.I, np.float32)
     there = (remembered >= 0) & (remembered < len(added))
-    added[remembered[there]] = scorer.added(golden["score.memory"][case])[there]
+    added[remembered[there]] = scorer.added(np.where(there, remembered, 0), golden["score.memory"][case])[there]
     found = scorer.scores(Candidates.of_rows(scorer.bundle, rows), state, bias, added)
     if not scorer.has_catalogue:
         return found

@@ -186,7 +186,7 @@ def test_the_item_memory_adds_the_same_on_every_engine(tmp_path: Path, memory: b
     torch.manual_seed(6)
     features = torch.rand(sizes.F, 4) * torch.tensor([20.0, 9.0, 4e9, 1e6])
     features[0] = 0
-    hold(tmp_path, model, sizes, "memory", engine, [{"memory": features}])
+    hold(tmp_path, model, sizes, "memory", engine, [{"memory": features, "bias": torch.randn(sizes.F)}])
 
 
 @given(
