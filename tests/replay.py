@@ -60,6 +60,8 @@ def _replayed(ranker: Ranker, packs: Path, case: dict[str, Any]) -> tuple[list[s
     stats = ranker.stats(now)
     hits = [(hit.item, hit.score) for hit in ranking]
     told = [hit.reasons for hit in ranking[: len(case["reasons"])]]
+    if hits != sorted(hits, key=lambda hit: (-hit[1], ranker.bundle.items.row[hit[0]])):
+        wrong.append("not by score, and by row where scores are equal")
     wrong += [
         f"{name} {stats[name]}" for name in ("segments", "live_events", "remembered_items") if stats[name] != case[name]
     ]

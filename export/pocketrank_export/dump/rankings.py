@@ -134,15 +134,22 @@ def _drawn(bundle: Bundle, model: Model, random: np.random.Generator) -> tuple[d
     later = _events(bundle, until_us + 20 * MICROSECONDS, 14, random)
     encoder = Encoder(bundle, Torch(model, "encoder"), batch=1)
     full = pack_of(bundle, encoder, past, until_us)
+    hurry = [replace(one, time_us=past[0].time_us - (8 - n) * 20 * MICROSECONDS) for n, one in enumerate(past[:8])]
+    quick = pack_of(bundle, encoder, hurry, hurry[-1].time_us)
     packs = {
         "full": full,
         "short": pack_of(bundle, encoder, past[:7], past[6].time_us),
         "empty": pack_of(bundle, encoder, [], START_US),
+        "quick": quick,
         "rebuilt": replace(pack_of(bundle, encoder, past[:30], past[29].time_us), version=(1, past[0].time_us)),
         "of_another_encoder": replace(full, encoder_id="000000000000"),
         **_unfit(full),
     }
-    some, now_us = later[:2], later[1].time_us + 5 * MICROSECONDS
+    some, now_us = later[:2], later[1].time_us + 5_600_000
+    # Pauses that `adaptive` takes for long only where it looks back at what the pack covers.
+    slower = [
+        replace(one, time_us=quick.through[0] + at * MICROSECONDS) for one, at in zip(some, (600, 1600), strict=True)
+    ]
     same_time = [replace(one, time_us=full.through[0]) for one in later[: full.through[1] + 2]]
     ids = bundle.items.ids
     few: list[ItemId] = [ids[7], ids[7], "no such item", ids[30], ids[5], ids[6], ids[3], ids[11]]
@@ -156,6 +163,7 @@ def _drawn(bundle: Bundle, model: Model, random: np.random.Generator) -> tuple[d
         "live_alone": Case((), past[:3], past[2].time_us + MICROSECONDS),
         "pack_alone": Case(("full",), [], until_us + 24 * HOUR_US),
         "pack_and_live": Case(("full",), some, now_us),
+        "the_pace_before": Case(("quick",), slower, slower[1].time_us + 5_600_000),
         "the_clock_closes": Case(("full",), some, now_us + 30 * 24 * HOUR_US),
         "closed_on_the_phone": Case(("full",), later, end_us + 7),
         "goes_on_from_a_short_pack": Case(("short",), past[7:40], past[39].time_us),
@@ -197,7 +205,8 @@ def _unfit(pack: Pack) -> dict[str, Pack]:
 
 
 def _events(bundle: Bundle, start_us: int, count: int, random: np.random.Generator) -> list[Observed]:
-    pauses = np.cumsum(random.choice(PAUSES_S, count)) * MICROSECONDS + random.integers(0, 2, count).cumsum()
+    pauses = random.choice(PAUSES_S, count) * MICROSECONDS
+    pauses = np.cumsum(np.where(pauses > 0, pauses + random.integers(0, MICROSECONDS, count), 0))
     items = random.integers(-1, ITEMS, count)
     names = [*bundle.manifest.behaviors[1:], "swipe"]
     return [
