@@ -108,10 +108,7 @@ def _make_hostile(state: tensors.Tensors) -> None:
     state["weight"][6] = 0  # nothing weighs anything
     state["vectors"][7] = -state["vectors"][7]  # what the user would never do
     state["vectors"][8] = -state["vectors"][8]
-    state["mask"][8, :-1], state["live_mask"][8] = (
-        0,
-        0,
-    )  # and nothing beside it: an empty slot's zero would match better
+    state["mask"][8, :-1], state["live_mask"][8] = 0, 0  # alone: an empty slot, taken for a zero, would match better
     state["vectors"][9], state["scales"][9] = state["vectors"][9, :1], state["scales"][9, :1]
     state["mask"][9], state["age_s"][9], state["weight"][9] = 1, state["age_s"][9, :1], 1  # all slots tie
     state["weight"][10, ::2], state["weight"][10, 1::2] = 1e6, 0  # one half outweighs the other altogether

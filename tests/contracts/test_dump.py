@@ -177,12 +177,14 @@ def test_state_inputs_are_those_of_a_phone_with_onnxruntime(dump: Path) -> None:
         bundle, folder = Bundle.open(dump / "bundles" / kind.name), dump / "rankings" / kind.name
         values = other.read(folder / "values.safetensors")
         encoder = Encoder(bundle, engines.load(bundle.folder, "encoder", "onnx"), batch=1)
+        fixed = engines.load(bundle.folder, "state", "litert")
         for case in cases(folder, "cases"):
             taken = [name for name in case["packs"] if name not in case["refused"]]
             pack = Pack.open(folder / f"{taken[-1]}.safetensors") if taken else None
             events = [Observed(e["at_us"], e["item"], e["behavior"], e["score"]) for e in case["events"]]
             events.sort(key=lambda event: event.time_us)
-            found = situate(bundle, encoder, pack, events, case["now_us"]).state_inputs(case["now_us"])
+            situation = situate(bundle, encoder, pack, events, case["now_us"])
+            found = situation.state_inputs(fixed, case["now_us"])
             for name, array in found.items():
                 wanted = values[f"{case['name']}.{name}"]
                 assert array[0].dtype == wanted.dtype

@@ -4,8 +4,10 @@ All have one encoder and one item table, and so one `encoder_id`: a client sees 
 policy and a compaction of its own, so that every one of those is met on a device.
 """
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -52,7 +54,7 @@ KINDS = (
     Kind("mean", "mean", SessionGap(1800, LENGTH)),
     Kind("score_weighted", "score_weighted", FixedWindow(3600, LENGTH)),
     Kind("time_decay", "time_decay", Milestone(("buy",), LENGTH), _LOG),
-    Kind("concat", "concat", FixedCount(LENGTH - 1)),
+    Kind("concat", "concat", FixedCount(LENGTH)),
     Kind("attention", "attention", Adaptive(3, 2, 300, 7200, LENGTH), _LOG),
     Kind("prefix", "prefix", SessionGap(1800, LENGTH), _LOG),
     Kind("maxsim", "maxsim", FixedWindow(3600, LENGTH), _LOG),
@@ -61,13 +63,29 @@ KINDS = (
 
 
 def write(kind: Kind, folder: Path, seed: int) -> Trained:
-    """Write one bundle, its engines held against the model, and give the model back."""
-    trained = _untrained(kind, seed)
-    write_bundle(trained, _builder(trained, seed), {}, folder)
+    """Write one bundle, its engines held against the model, and give the model back.
+
+    Graphs that those beside it have, too, are taken from there: exporting them again would give the same bytes.
+    """
+    trained = untrained(kind, seed)
+    with TemporaryDirectory() as ready:
+        for other in KINDS:
+            for name in _shared(kind, other):
+                for path in (folder.parent / other.name).glob(f"{name}.*"):
+                    shutil.copy(path, ready)
+        write_bundle(trained, _builder(trained, seed), {}, folder, Path(ready))
     return trained
 
 
-def _untrained(kind: Kind, seed: int) -> Trained:
+def _shared(kind: Kind, other: Kind) -> list[str]:
+    """Graphs that two bundles have in common; the score graph depends on H and on how it is reduced."""
+    same_state = kind.fusion == other.fusion
+    same_score = (kind.fusion == "maxsim") == (other.fusion == "maxsim") and kind.reduce == other.reduce
+    return ["encoder", "memory"] + ["state"] * same_state + ["score"] * same_score
+
+
+def untrained(kind: Kind, seed: int) -> Trained:
+    """A model with random weights."""
     config = ModelConfig(
         fusion=kind.fusion,
         reduce=kind.reduce,
@@ -84,8 +102,7 @@ def _untrained(kind: Kind, seed: int) -> Trained:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = new_model(config, vocabulary, kind.policy, SLOTS).eval()
-        torch.manual_seed(seed + 1)  # again, since each fusion takes its own share of random numbers
-        _shake(model)
+        _shake(model, seed)
         alone = new_model(memory_only(config), vocabulary, kind.policy, SLOTS)
     return Trained(
         model=model,
@@ -105,10 +122,13 @@ def _untrained(kind: Kind, seed: int) -> Trained:
     )
 
 
-def _shake(model: Model) -> None:
-    """Move every weight away from where training starts it, which for many is zero."""
+def _shake(model: Model, seed: int) -> None:
+    """Move every weight away from where training starts it, which for many is zero; the same whatever the fusion."""
+    torch.manual_seed(seed + 1)  # again, since each fusion took its own share of random numbers
     with torch.no_grad():
-        for name, value in model.named_parameters():
+        for name, value in sorted(model.named_parameters(), key=lambda pair: pair[0].startswith("fusion.")):
+            if name.startswith("memory."):  # made after the fusion, and so from other random numbers each time
+                value.zero_()
             if not name.endswith("log_rate"):
                 value.add_(0.3 * torch.randn_like(value))
         first, second = TWINS

@@ -61,12 +61,14 @@ class Case:
 
 
 class Torch:
-    """A model's graph as an engine; remembers how near a half its encoder's values came to."""
+    """A model's graph as an engine; remembers how near a half its encoder's values came to.
 
-    batch = 0
+    The state graph is fed as one of fixed shapes, so that the dump tells of every slot.
+    """
 
     def __init__(self, model: Model, name: str) -> None:
         self._graph, self._outputs, self.nearest = graph(model, name), OUTPUTS[name], 0.5
+        self.batch = 1 if name == "state" else 0
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Outputs by name, for inputs by name."""
@@ -229,26 +231,33 @@ def _answered(
     engine = Torch(model, "encoder")
     observed = sorted(case.events, key=lambda event: event.time_us)
     situation = situate(bundle, Encoder(bundle, engine, batch=1), pack, observed, case.now_us)
-    state_graph, inputs = Torch(model, "state"), situation.state_inputs(case.now_us)
-    run = state_graph.run(inputs)
+    state_graph = Torch(model, "state")
+    inputs = situation.state_inputs(state_graph, case.now_us)
+    run, table = state_graph.run(inputs), bundle.items
     every = np.arange(ITEMS)
     memory = situation.memory.features(every, case.now_us // MICROSECONDS, bundle.manifest.memory_half_life_s)
+    added = Torch(model, "memory").run({"memory": memory})["added"]
+    score_graph = Torch(model, "score")
 
-    def score(state: FloatArray, state_bias: FloatArray, remembers: bool, rows: Int64Array) -> FloatArray:
-        table = memory[rows] if remembers else np.zeros_like(memory[rows])
-        parts = (state[None], state_bias[None], bundle.items.embed(rows), bundle.items.bias[rows], table[None])
-        with torch.no_grad():
-            return np.asarray(model.score(*map(torch.from_numpy, parts))[0].numpy())
+    def score(state: FloatArray, state_bias: FloatArray, rows: Int64Array, bias: FloatArray) -> FloatArray:
+        columns: Arrays = {"candidates": table.vectors[rows], "scales": table.scales[rows], "bias": bias}
+        found: FloatArray = score_graph.run({"state": state, "state_bias": state_bias, **columns})["scores"]
+        return found
 
-    scores = score(run["state"][0], run["state_bias"][0], True, every)
+    scores = score(run["state"][0], run["state_bias"][0], every, table.bias + added)
     rows = _asked(bundle, case, situation)
     best = rows[np.lexsort((rows, -scores[rows]))]
     steps = -np.diff(scores[best])
     if engine.nearest < NEAREST or ((steps > 0) & (steps < GAP)).any():
         return None
     hits = best[: case.k]
+    first = hits[:EXPLAINED]
     told = reasons(
-        situation, case.now_us, state_graph, lambda s, b, remembers: score(s, b, remembers, hits[:EXPLAINED])
+        situation,
+        case.now_us,
+        state_graph,
+        lambda state, state_bias: score(state, state_bias, first, table.bias[first]),
+        added[first],
     )
     counts = {
         "segments": len(situation.closed),
@@ -260,7 +269,8 @@ def _answered(
         "hits": [{"item": bundle.items.ids[row], "score": float(scores[row])} for row in hits],
         "reasons": [[_reason(one) for one in of_hit] for of_hit in told],
     }
-    arrays = {**{name: array[0] for name, array in inputs.items()}, "memory": memory, "scores": scores}
+    fed = {name: array[0] for name, array in inputs.items()}
+    arrays = {**fed, "memory": memory, "added": added, "scores": scores}
     return facts, {**arrays, "state": run["state"][0], "state_bias": run["state_bias"][0]}
 
 
