@@ -225,6 +225,26 @@ def test_a_second_dump_has_the_same_bytes_and_another_seed_others(dump: Path, tm
         assert (tmp_path / "other" / name).read_bytes() != (dump / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("bundle2 --dump d", "--dump makes bundles of its own, for every engine; leave BUNDLE and --engine out"),
+        ("--engine onnx --dump d", "--dump makes bundles of its own, for every engine; leave BUNDLE and --engine out"),
+        ("--dump d --seed -1", "--seed is -1, wanted 0 or more"),
+        ("--dump kept", "kept is there and is not a dump; give another folder, or remove it"),
+    ],
+)
+def test_a_dump_that_cannot_be_written_is_one_line_and_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, message: str
+) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", *line.split()]) == 2
+    assert capsys.readouterr().err == f"pocketrank: UsageError: verify: {message}\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["kept", "mine"]
+
+
 @pytest.fixture(scope="module")
 def tflite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of pocketrank[tflite] and nothing else: what brings tflite-runtime fits no other."""
@@ -233,11 +253,16 @@ def tflite(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no Python 3.11 here, and tflite-runtime is made for no later one")
     folder = tmp_path_factory.mktemp("tflite")
     uv = Path(sys.executable).parent / "uv"
+    # Reinstalled: uv would take a wheel that it built before, as pyproject.toml has not changed since.
+    fresh = ["--reinstall-package", "pocketrank", "--python", folder / "bin" / "python", f"{ROOT}[tflite]"]
     for command in (
         [uv, "venv", "-q", "--no-config", "--python", python, folder],
-        [uv, "pip", "install", "-q", "--no-config", "--python", folder / "bin" / "python", f"{ROOT}[tflite]"],
+        [uv, "pip", "install", "-q", "--no-config", *fresh],
     ):
         subprocess.run(command, check=True)
+    (there,) = folder.glob("lib/python*/site-packages/pocketrank")
+    for source in (ROOT / "runtime" / "pocketrank").glob("*.py"):
+        assert (there / source.name).read_bytes() == source.read_bytes()
     return folder / "bin"
 
 
