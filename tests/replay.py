@@ -54,9 +54,9 @@ def _replayed(ranker: Ranker, packs: Path, case: dict[str, Any]) -> tuple[list[s
         if refused != (name in case["refused"]):
             wrong.append(f"pack {name} {'refused' if refused else 'taken'}")
     for number, event in enumerate(case["events"]):
-        ranker.observe(event["item"], event["behavior"], event["score"], from_us(event["at_us"]))
         if number % 4 == 2:  # what is asked in between changes nothing
             ranker.rank(1, now=from_us(event["at_us"]))
+        ranker.observe(event["item"], event["behavior"], event["score"], from_us(event["at_us"]))
     now = from_us(case["now_us"])
     ranking = ranker.rank(case["k"], case["candidates"], case["exclude_seen"], now)
     stats = ranker.stats(now)
