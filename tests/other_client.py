@@ -5,6 +5,8 @@ It shares no code with pocketrank and reads its files by hand, so that a dump wh
 
 import json
 import math
+import operator
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,13 +41,25 @@ def need(fits: object, what: str) -> None:
         raise RefusedError(what)
 
 
+def different(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, no name twice."""
+    need(len({name for name, _ in pairs}) == len(pairs), "a name twice")
+    return dict(pairs)
+
+
+def integer(text: str) -> int:
+    """A whole number of 64 bits, in plain digits."""
+    need(re.fullmatch("-?[0-9]{1,19}", text) and -(2**63) <= int(text) < 2**63, f"integer {text}")
+    return int(text)
+
+
 def tensors(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
     """Arrays, their types and the metadata of a safetensors file; its tensors cover it without gaps."""
     need(len(content) >= 8, "shorter than a header's length")
     size = struct.unpack("<Q", content[:8])[0]
-    need(size <= len(content) - 8, "header longer than the file")
+    need(size <= min(len(content) - 8, 2**20), "header longer than the file, or than 1 MiB")
     try:
-        header = json.loads(content[8 : 8 + size])
+        header = json.loads(content[8 : 8 + size], object_pairs_hook=different)
     except ValueError:
         raise RefusedError("header is not JSON") from None
     need(isinstance(header, dict), "header is not an object")
@@ -69,6 +83,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 def pack(content: bytes) -> dict[str, Any]:
     """What is in a pack; the checks are those of docs/formats.md, "Pack"."""
+    need(len(content) <= 2**24, "over 16 MiB")
     arrays, types, metadata = tensors(content)
     need(metadata.get("format") == "pocketrank.pack/1", "format")
     sizes: dict[str, int] = {}
@@ -83,14 +98,16 @@ def pack(content: bytes) -> dict[str, Any]:
     need(end_s == sorted(end_s), "segments not in order")
     need(items == sorted(set(items)) and all(item >= 0 for item in items), "items not in order")
     need(all(item >= -1 for item in arrays["top_items"].ravel().tolist()), "top items")
-    need(all(count >= 1 for count in arrays["memory_counts"].tolist()), "counts")
-    try:
-        version, through = ([int(part) for part in metadata[name].split(",")] for name in ("version", "through"))
-        recent = [int(part) for part in metadata["recent"].split(",")] if metadata.get("recent") else []
-        encoder_id = metadata["encoder_id"]
-    except (KeyError, ValueError) as error:
-        raise RefusedError("metadata") from error
-    need(len(version) == len(through) == 2, "version or through")
+    need(all(count >= 1 for name in ("memory_counts", "n_events") for count in arrays[name].tolist()), "counts")
+    for first, last in (("start_s", "end_s"), ("memory_first_s", "memory_last_s"), ("ordinal_first", "ordinal_last")):
+        need(all(map(operator.le, arrays[first].tolist(), arrays[last].tolist())), f"{first} after {last}")
+    need(all(number >= 0 for name in ("level", "ordinal_first") for number in arrays[name].tolist()), "negative")
+    need({"version", "through", "encoder_id"} <= metadata.keys(), "metadata")
+    version, through = ([integer(part) for part in metadata[name].split(",")] for name in ("version", "through"))
+    recent = [integer(part) for part in metadata["recent"].split(",")] if metadata.get("recent") else []
+    encoder_id = metadata["encoder_id"]
+    need(len(version) == len(through) == 2 and through[1] >= 0, "version or through")
+    need(0 < len(encoder_id) <= 64 and encoder_id.isprintable(), "encoder_id")
     times = [*recent, through[0]]
     need(times == sorted(times) and all(abs(time) < LAST_S * US for time in times), "times of the metadata")
     return {

@@ -25,8 +25,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _verify(arguments: argparse.Namespace) -> Report:
     if arguments.dump is None:
         return DEVICE.run(arguments)
-    if arguments.bundle != Path("bundle") or arguments.engine:
-        raise UsageError("verify: --dump makes bundles of its own, for every engine; leave BUNDLE and --engine out")
+    if arguments.bundle != Path("bundle") or arguments.engine or arguments.verify_key:
+        raise UsageError("verify: --dump makes bundles of its own; leave BUNDLE, --engine and --verify-key out")
     if arguments.seed < 0:
         raise UsageError(f"verify: --seed is {arguments.seed}, wanted 0 or more")
     from pocketrank_export import dump  # noqa: PLC0415

@@ -228,8 +228,8 @@ def test_a_second_dump_has_the_same_bytes_and_another_seed_others(dump: Path, tm
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("bundle2 --dump d", "--dump makes bundles of its own, for every engine; leave BUNDLE and --engine out"),
-        ("--engine onnx --dump d", "--dump makes bundles of its own, for every engine; leave BUNDLE and --engine out"),
+        ("bundle2 --dump d", "--dump makes bundles of its own; leave BUNDLE, --engine and --verify-key out"),
+        ("--engine onnx --dump d", "--dump makes bundles of its own; leave BUNDLE, --engine and --verify-key out"),
         ("--dump d --seed -1", "--seed is -1, wanted 0 or more"),
         ("--dump kept", "kept is there and is not a dump; give another folder, or remove it"),
     ],

@@ -73,7 +73,7 @@ def write(kind: Kind, folder: Path, seed: int) -> Trained:
             for name in _shared(kind, other):
                 for path in (folder.parent / other.name).glob(f"{name}.*"):
                     shutil.copy(path, ready)
-        write_bundle(trained, _builder(trained, seed), {}, folder, Path(ready))
+        write_bundle(trained, _builder(trained, seed), {}, folder, ready=Path(ready))
     return trained
 
 

@@ -82,22 +82,22 @@ def _bytes(pack: Pack) -> dict[str, bytes]:
 def _headers(pack: Pack) -> dict[str, bytes]:
     content = pack.to_bytes()
     size = int.from_bytes(content[:8], "little")
-    body = content[8 + size :]
+    text, body = content[8 : 8 + size].decode(), content[8 + size :]
 
     def with_header(change: Callable[[dict[str, Any]], object]) -> bytes:
-        header = json.loads(content[8 : 8 + size])
+        header = json.loads(text)
         change(header)
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text + body
+        return _framed(json.dumps(header, separators=(",", ":")).encode(), body)
 
     def entry(name: str, **changes: Any) -> bytes:
         return with_header(lambda header: header[name].update(changes))
 
     segments, per_segment, width = pack.vectors.shape
     return {
-        "header_is_a_list": (8).to_bytes(8, "little") + b"[1,2,3] " + body,
+        "header_is_a_list": _framed(b"[1,2,3]", body),
         "tensor_not_described": with_header(lambda header: header.pop("weight")),
+        "tensor_twice": _framed(text.replace('"weight":', '"end_s":').encode(), body),
+        "header_over_a_megabyte": _framed(text.encode() + b" " * 2**20, body),
         "no_metadata": with_header(lambda header: header.pop("__metadata__")),
         "unknown_dtype": entry("weight", dtype="F17"),
         "another_dtype": entry("weight", dtype="I32"),
@@ -109,6 +109,11 @@ def _headers(pack: Pack) -> dict[str, bytes]:
         "offsets_overlap": entry("weight", data_offsets=[0, 4 * len(pack)]),
         "offsets_beyond_the_file": entry("weight", data_offsets=[len(body), len(body) + 4 * len(pack)]),
     }
+
+
+def _framed(header: bytes, body: bytes) -> bytes:
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + body
 
 
 def _values(pack: Pack) -> dict[str, bytes]:
@@ -132,6 +137,12 @@ def _values(pack: Pack) -> dict[str, bytes]:
         "start_long_before_1970": at("start_s", -LATE_S),
         "end_beyond_9999": at("end_s", LATE_S, -1),
         "memory_time_beyond_9999": at("memory_last_s", LATE_S),
+        "segment_without_events": at("n_events", 0),
+        "segment_begins_after_its_end": at("start_s", end_s[1] + 1),
+        "item_first_after_last": at("memory_first_s", pack.memory_last_s[1] + 1),
+        "ordinal_first_after_last": at("ordinal_first", pack.ordinal_last[1] + 1),
+        "ordinal_negative": at("ordinal_first", -1, 0),
+        "level_negative": at("level", -1),
         "segments_out_of_order": replace(pack, end_s=end_s[::-1].copy()).to_bytes(),
         "items_out_of_order": replace(pack, memory_items=rows[::-1].copy()).to_bytes(),
         "item_twice": at("memory_items", rows[0]),
@@ -154,11 +165,20 @@ def _metadata(pack: Pack) -> dict[str, bytes]:
         "no_format": told(format=None),
         "of_another_format": told(format="pocketrank.pack/2"),
         "no_encoder_id": told(encoder_id=None),
+        "encoder_id_is_empty": told(encoder_id=""),
+        "encoder_id_is_long": told(encoder_id="e" * 65),
+        "encoder_id_has_a_line_break": told(encoder_id="e\n1"),
         "no_version": told(version=None),
         "version_is_one_number": told(version="1"),
+        "version_is_three_numbers": told(version="0,1,2"),
+        "version_has_a_blank": told(version="0, 1"),
+        "version_has_a_plus": told(version="0,+1"),
+        "version_over_64_bits": told(version=f"0,{far}"),
+        "version_in_other_digits": told(version="0,١"),
         "version_is_a_word": told(version="0,new"),
         "no_through": told(through=None),
         "through_is_empty": told(through=""),
+        "through_counts_below_zero": told(through=f"{last_us},-1"),
         "through_beyond_9999": told(through=f"{far},1"),
         "recent_beyond_9999": told(recent=far),
         "recent_out_of_order": told(recent=f"{last_us},{last_us - 1}"),
