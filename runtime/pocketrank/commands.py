@@ -164,7 +164,7 @@ def _verify(arguments: argparse.Namespace) -> Report:
     each = [f"{name} {one.max_abs_diff:.1e} {one.order_same}/{one.cases}" for name, one in found.items()]
     shown = {
         "cases": f"{first.cases}   {first.empty} of them without any history",
-        "max_abs_diff": f"{worst.max_abs_diff:.1e}   limit {selftest.LIMIT:.0e} x max(1, |score|)",
+        "max_abs_diff": f"{worst.max_abs_diff:.1e}   limit {selftest.LIMIT * first.limit:.0e} x max(1, |score|)",
         "excess": "",
         "order_same": f"{order}/{first.cases} the same best {selftest.TOP}",
         "by_engine": ", ".join(each) if len(each) > 1 else "",

@@ -73,7 +73,7 @@ class Parity:
     def told(self) -> str:
         """How far off it is, in words."""
         return (
-            f"off by {self.max_abs_diff:.1e} ({self.excess:.1f} times the limit), "
+            f"off by {self.max_abs_diff:.1e} ({self.excess / self.limit:.1f} times the limit), "
             f"with the same best {TOP} in {self.order_same} of {self.cases} cases"
         )
 

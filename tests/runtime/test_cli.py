@@ -159,7 +159,7 @@ def test_verify_passes_and_fails(run: Run, facts: Any, monkeypatch: pytest.Monke
     found = facts("verify bundle --engine onnx")
     assert (found["ok"], found["cases"], found["order_same"]) == (True, 6, True)
     assert found["by_engine"] == {
-        "onnx": {"cases": 6, "empty": 1, "order_same": 6, "ok": True}
+        "onnx": {"cases": 6, "empty": 1, "order_same": 6, "limit": 1.0, "ok": True}
         | {name: found[name] for name in ("max_abs_diff", "excess")}
     }
     run_graph = engines.OnnxGraph.run
