@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types constraints clean
+.PHONY: help setup demo test test-arm64 lint types constraints clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
@@ -23,7 +23,7 @@ UPGRADE ?=
 
 help: ## Show this
 	@echo 'make TARGET [VARIABLE=...]'
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: $(READY) ## The whole job on a real log, to rankings on a "device"; DATA=git:PATH takes a clone of yours, PROJECT=DIR another folder
 	@$(BIN)/pocketrank demo $(if $(DATA),--data '$(DATA)') \
@@ -32,6 +32,9 @@ demo: $(READY) ## The whole job on a real log, to rankings on a "device"; DATA=g
 test: lint types ## All that CI checks, stopping at the first that fails; ARGS='tests/runtime -k pack' narrows the tests
 	@echo '== pytest'
 	@$(BIN)/pytest $(ARGS)
+
+test-arm64: $(READY) ## The device's part on emulated arm64 (qemu-user): the same rankings as here; some minutes, 30 MB to fetch
+	@$(BIN)/python -m tests.arm64
 
 lint: $(READY) ## Style, formatting, and who may import whom
 	@echo '== ruff check'

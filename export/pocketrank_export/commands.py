@@ -1,4 +1,4 @@
-"""Subcommands of this room: train, tune, evaluate, export. Light: heavy packages are imported where one runs."""
+"""Subcommands of this room: train, tune, evaluate, export, verify. Light: heavy packages come where one runs."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from pocketrank.config import Project
 from pocketrank.errors import CheckFailed, UsageError
 from pocketrank_export.compress_command import COMPRESS
 from pocketrank_export.evaluate_command import EVALUATE, opened, quality_path
+from pocketrank_export.verify_command import VERIFY
 
 # How a report calls a head's metric on validation, and what makes it the metric's own number.
 VALIDATION = {"next_item": ("validation_ndcg_10", 1), "click": ("validation_auc", 1), "rating": ("validation_rmse", -1)}
@@ -243,4 +244,5 @@ COMMANDS: tuple[Command, ...] = (
     EVALUATE,
     COMPRESS,
     Command("export", "write the bundle that an app ships", "pocketrank export", _export_arguments, _export),
+    VERIFY,
 )

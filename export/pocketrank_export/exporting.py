@@ -6,6 +6,7 @@ Same model, same bytes, on one machine and engine version: headers in a fixed or
 import dataclasses
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,12 @@ ENCODER_FILES = ("encoder.onnx", "items.safetensors", "item_ids.json")
 
 
 def write_bundle(
-    trained: Trained, builder: Builder, quality: Mapping[str, Any], folder: Path, sign: Sign | None = None
+    trained: Trained,
+    builder: Builder,
+    quality: Mapping[str, Any],
+    folder: Path,
+    sign: Sign | None = None,
+    ready: Path | None = None,
 ) -> dict[str, Any]:
     """Export, hold every installed engine against the golden cases, and put the bundle in place.
 
@@ -45,6 +51,7 @@ def write_bundle(
         quality: what `evaluate` measured, for the manifest.
         folder: the bundle; an old one is replaced when the new one is whole.
         sign: makes a signature of the manifest's bytes; None leaves the bundle unsigned.
+        ready: a folder of graphs of this very model that are not exported again; the golden cases hold them as well.
 
     Returns:
         Parity by engine.
@@ -54,7 +61,7 @@ def write_bundle(
         CheckFailed: an engine does not agree with the model; nothing is written.
     """
     with folder_beside(folder) as draft:
-        parity = fill(draft, trained, builder, quality)
+        parity = fill(draft, trained, builder, quality, ready)
         signed(draft, sign)
     return parity
 
@@ -65,7 +72,9 @@ def signed(folder: Path, sign: Sign | None) -> None:
         (folder / SIGNATURE).write_bytes(sign((folder / "manifest.json").read_bytes()))
 
 
-def fill(folder: Path, trained: Trained, builder: Builder, quality: Mapping[str, Any]) -> dict[str, Any]:
+def fill(
+    folder: Path, trained: Trained, builder: Builder, quality: Mapping[str, Any], ready: Path | None = None
+) -> dict[str, Any]:
     """The same into an empty folder, which is nobody's bundle yet."""
     import torch  # noqa: PLC0415
 
@@ -75,7 +84,10 @@ def fill(folder: Path, trained: Trained, builder: Builder, quality: Mapping[str,
     jobs = [(name, write) for name in GRAPHS for write in (to_onnx, to_tflite)]
     for name, write in progress(jobs, len(jobs), "export", "graphs"):
         path = folder / f"{name}.{'onnx' if write is to_onnx else 'tflite'}"
-        tell(path.name, write(trained.model, sizes, name, path))
+        if ready is not None and (ready / path.name).is_file():
+            shutil.copyfile(ready / path.name, path)
+        else:
+            tell(path.name, write(trained.model, sizes, name, path))
     if sizes.H == 1:
         to_catalogue(sizes, folder / "catalogue.onnx")
     write_items(folder, items)

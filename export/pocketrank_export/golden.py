@@ -17,6 +17,7 @@ from pocketrank_export.history import Index
 from pocketrank_export.model import Model
 
 CASES = 64
+HOSTILE = 12
 CANDIDATES = 2048
 
 
@@ -96,7 +97,7 @@ def _encode_all(model: Model, items: Items, batch: Batch, sizes: Sizes) -> np.nd
 
 
 def _make_hostile(state: tensors.Tensors) -> None:
-    """Overwrite the first eight cases with ones that have broken exports."""
+    """Overwrite the first HOSTILE cases with ones that have broken exports."""
     state["mask"][0], state["live_mask"][0] = 0, 0  # nobody: no segments, no live events
     state["mask"][1] = 0  # live events alone
     state["live_mask"][2] = 0  # segments alone
@@ -106,9 +107,16 @@ def _make_hostile(state: tensors.Tensors) -> None:
     state["age_s"][5] = 4e9  # older than the epoch
     state["weight"][6] = 0  # nothing weighs anything
     state["vectors"][7] = -state["vectors"][7]  # what the user would never do
+    state["vectors"][8] = -state["vectors"][8]
+    state["mask"][8, :-1], state["live_mask"][8] = 0, 0  # alone: an empty slot, taken for a zero, would match better
+    state["vectors"][9], state["scales"][9] = state["vectors"][9, :1], state["scales"][9, :1]
+    state["mask"][9], state["age_s"][9], state["weight"][9] = 1, state["age_s"][9, :1], 1  # all slots tie
+    state["weight"][10, ::2], state["weight"][10, 1::2] = 1e6, 0  # one half outweighs the other altogether
+    state["live_age_s"][11], state["live_mask"][11, 0] = 4e9, 1  # live since before 1970
 
 
 def _score_cases(model: Model, items: Items, sizes: Sizes, batch: Batch, state: tensors.Tensors) -> tensors.Tensors:
+    """Every item, or CANDIDATES of them; the best of each hostile case twice, so that there are ties at the top."""
     rows = np.arange(min(sizes.I, CANDIDATES))
     memory_rows = np.full((CASES, sizes.F), -1)
     memory = np.zeros((CASES, sizes.F, 4), np.float32)
@@ -130,7 +138,9 @@ def _score_cases(model: Model, items: Items, sizes: Sizes, batch: Batch, state: 
             "bias": bias[case],
         }
         scores.append(_run(model, "score", inputs)[0])
-    return {"rows": rows, "memory_rows": memory_rows, "memory": memory, "scores": np.stack(scores)}
+    table = np.stack(scores)
+    asked = np.sort(np.concatenate([rows, np.unique(table[:HOSTILE].argmax(axis=1))]))
+    return {"rows": asked, "memory_rows": memory_rows, "memory": memory, "scores": table[:, asked]}
 
 
 def _run(model: Model, name: str, inputs: tensors.Tensors) -> list[np.ndarray]:

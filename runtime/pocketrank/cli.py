@@ -38,9 +38,9 @@ INTERRUPTED = 130
 
 
 def commands() -> dict[str, Command]:
-    """Every subcommand that an installed room registers, by name."""
+    """Every subcommand that an installed room registers, by name; another room may add to one of the device's."""
     found: dict[str, Command] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name != "runtime"):
         found.update({command.name: command for command in entry.load()})
     return dict(sorted(found.items()))
 

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def _verify(arguments: argparse.Namespace) -> Report:
     names = [engines.choose(arguments.engine)] if arguments.engine else engines.installed() or [engines.choose(None)]
     found = {name: selftest.check(bundle, name) for name in names}
     first, worst = next(iter(found.values())), max(found.values(), key=lambda parity: parity.max_abs_diff)
-    order, ok = min(parity.order_same for parity in found.values()), all(parity.ok for parity in found.values())
+    order, wrong = min(parity.order_same for parity in found.values()), [n for n, one in found.items() if not one.ok]
     facts = {
         "bundle": str(arguments.bundle),
         "cases": first.cases,
@@ -157,16 +158,21 @@ def _verify(arguments: argparse.Namespace) -> Report:
         "max_abs_diff": worst.max_abs_diff,
         "excess": max(parity.excess for parity in found.values()),
         "order_same": order == first.cases,
-        "ok": ok,
+        "by_engine": {name: {**asdict(parity), "ok": parity.ok} for name, parity in found.items()},
+        "ok": not wrong,
     }
+    each = [f"{name} {one.max_abs_diff:.1e} {one.order_same}/{one.cases}" for name, one in found.items()]
     shown = {
         "cases": f"{first.cases}   {first.empty} of them without any history",
-        "max_abs_diff": f"{worst.max_abs_diff:.1e}   limit {selftest.LIMIT:.0e} x max(1, |score|)",
+        "max_abs_diff": f"{worst.max_abs_diff:.1e}   limit {selftest.LIMIT * first.limit:.0e} x max(1, |score|)",
         "excess": "",
         "order_same": f"{order}/{first.cases} the same best {selftest.TOP}",
+        "by_engine": ", ".join(each) if len(each) > 1 else "",
         "ok": "",
     }
-    return Report(facts, shown, ok=ok, verdict="OK" if ok else "DIFFERENT: do not ship this bundle")
+    told = [f"{name} is {found[name].told}" for name in wrong]
+    verdict = f"DIFFERENT: {'; '.join(told)}; do not ship this bundle" if wrong else "OK"
+    return Report(facts, shown, ok=not wrong, verdict=verdict)
 
 
 COMMANDS = (

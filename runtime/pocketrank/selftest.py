@@ -69,6 +69,14 @@ class Parity:
         """Whether the engine may be trusted with this bundle."""
         return self.cases > 0 and self.excess <= self.limit and (self.order_same == self.cases or self.limit > 1)
 
+    @property
+    def told(self) -> str:
+        """How far off it is, in words."""
+        return (
+            f"off by {self.max_abs_diff:.1e} ({self.excess / self.limit:.1f} times the limit), "
+            f"with the same best {TOP} in {self.order_same} of {self.cases} cases"
+        )
+
 
 def check(bundle: Bundle, engine: str) -> Parity:
     """Run every golden case on one engine.

@@ -158,11 +158,20 @@ def test_verify_passes_and_fails(run: Run, facts: Any, monkeypatch: pytest.Monke
     assert lines[4:] == ["order same    6/6 the same best 20", "OK"]
     found = facts("verify bundle --engine onnx")
     assert (found["ok"], found["cases"], found["order_same"]) == (True, 6, True)
+    assert found["by_engine"] == {
+        "onnx": {"cases": 6, "empty": 1, "order_same": 6, "limit": 1.0, "ok": True}
+        | {name: found[name] for name in ("max_abs_diff", "excess")}
+    }
     run_graph = engines.OnnxGraph.run
     wrong = lambda graph, inputs: {name: -array for name, array in run_graph(graph, inputs).items()}  # noqa: E731
     monkeypatch.setattr(engines.OnnxGraph, "run", wrong)
     code, out, err = run("verify --engine onnx")
-    assert (code, err, out.splitlines()[-1]) == (1, "", "DIFFERENT: do not ship this bundle")
+    assert (code, err) == (1, "")
+    assert re.fullmatch(
+        r"DIFFERENT: onnx is off by [1-9]\S* \(\S+ times the limit\), with the same best 20 in [0-5] of 6 cases; "
+        "do not ship this bundle",
+        out.splitlines()[-1],
+    )
     code, out, _ = run("verify --engine onnx --json")
     assert (code, json.loads(out)["ok"]) == (1, False)
 

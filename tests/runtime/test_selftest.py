@@ -80,6 +80,18 @@ def test_an_engine_that_does_not_read_an_input_is_not_fine(
     assert not selftest.check(Bundle.open(bundle_dir), "onnx").ok
 
 
+def test_a_candidate_may_be_asked_twice_and_has_its_memory_each_time(own_bundle: Path) -> None:
+    path = own_bundle / "golden.safetensors"
+    golden, metadata = tensors.read(path)
+    rows = np.sort(np.append(golden["score.rows"], golden["score.rows"])).astype(np.int32)
+    twice = {"score.rows": rows, "score.scores": golden["score.scores"][:, rows]}
+    tensors.save(path, golden | twice, metadata)
+    edit_manifest(own_bundle)
+    found = selftest.check(Bundle.open(own_bundle), "onnx")
+    assert found.ok
+    assert (golden["score.memory"] > 1).any()
+
+
 def test_a_tie_may_swap_and_nothing_else_may() -> None:
     wanted = np.array([3, 2, 2 + 1e-6, 1], np.float32)
     assert selftest.same_order(np.array([3, 2 + 1e-6, 2, 1], np.float32), wanted)
