@@ -97,8 +97,8 @@ def log_chance(counts: Index, power: float = 0.5) -> Tensor:
 def weighted_mean(loss: Tensor, batch: Batch) -> Tensor:
     """Mean over the questions that have a target of (G,) values of targets, each by what finding it adds to NDCG@10.
 
-    One of T targets in the first place adds 1 / sum of 1 / log2(1 + place) over places 1 .. min(T, 10). A plain mean over
-    a question's targets would let baskets of one item decide what ranks first.
+    One of T targets in the first place adds 1 / sum of 1 / log2(1 + place) over places 1 .. min(T, 10). A plain mean
+    over a question's targets would let baskets of one item decide what ranks first.
     """
     targets = torch.bincount(batch.target_question, minlength=len(batch))
     ideal = torch.cumsum(1.0 / torch.log2(torch.arange(2.0, 2.0 + BEST, device=loss.device)), dim=0)

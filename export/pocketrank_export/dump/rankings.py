@@ -236,7 +236,7 @@ def _answered(
     run, table = state_graph.run(inputs), bundle.items
     every = np.arange(ITEMS)
     memory = situation.memory.features(every, case.now_us // MICROSECONDS, bundle.manifest.memory_half_life_s)
-    added = Torch(model, "memory").run({"memory": memory})["added"]
+    added = Torch(model, "memory").run({"memory": memory, "bias": bundle.items.bias})["added"]
     score_graph = Torch(model, "score")
 
     def score(state: FloatArray, state_bias: FloatArray, rows: Int64Array, bias: FloatArray) -> FloatArray:
