@@ -51,7 +51,7 @@ def ml1m(path: Path | None) -> Log:
     table = pq.read_table(there(path, "ml1m_order.parquet"))
     policy = FixedCount(16)
     training = {"target": "next", "repeats": False, "split": "last", "negatives": 512, "min_count": 1, "unknown": 0.0}
-    training |= {"rounds": 30, "steps": 30 * 105, "batch": 640, "run": 200, "patience": 30}
+    training |= {"rounds": 30, "steps": 30 * 105, "batch": 640, "run": 200, "per_user": 0, "patience": 30}
     model = {"memory": False, "dropout": 0.2}
     return Log(_cut(table, policy), policy, 16, training=training, model=model)
 
