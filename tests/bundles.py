@@ -223,12 +223,16 @@ def score(state: Array, state_bias: Array, candidates: Array, scales: Array, bia
     """The score graph in slow numpy, float64, with the item memory's part: (I,)."""
     found = []
     for c in range(len(bias)):
-        count, decayed, since, interval = memory[c].astype(float)
         match = sum(float(state[0, d]) * float(candidates[c, d]) * float(scales[c]) for d in range(candidates.shape[1]))
-        remembered = np.log(1 + count) + 0.5 * decayed + 1e-6 * since + 1e-7 * interval
-        remembered += 0.25 * float(bias[c]) * min(count, 1.0)
-        found.append(match + float(state_bias[0]) + float(bias[c]) + remembered)
+        found.append(match + float(state_bias[0]) + float(bias[c]) + added(memory[c], float(bias[c])))
     return np.array(found)
+
+
+def added(memory: Sequence[float] | Array, bias: float) -> float:
+    """The memory graph in slow numpy, float64, of one item."""
+    count, decayed, since, interval = (float(number) for number in memory)
+    told = np.log(1 + count) + 0.5 * decayed + 1e-6 * since + 1e-7 * interval
+    return float(told + 0.25 * bias * min(count, 1.0))
 
 
 def golden(table: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:

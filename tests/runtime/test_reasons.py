@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketrank import Ranker, Reason
 
+from .. import bundles
 from .phones import START_S, US, Event, Slow
 from .test_ranker import DAY, NOW_S, saved, watched
 
@@ -32,10 +32,8 @@ def test_each_part_is_what_its_absence_takes_away(bundle_dir: Path, slow: Slow) 
     with Ranker.open(bundle_dir) as ranker:
         hits = {hit.item: hit for hit in watched(ranker, log).rank(12, now=now_us / US)}
     full, memory = slow.scores(log, now_us), slow.memory(log, now_us // US)
-    added = [
-        np.log(1 + c) + 0.5 * d + 1e-6 * s + 1e-7 * i
-        for c, d, s, i in (memory.get(row, [0, 0, 0, 0]) for row in range(12))
-    ]
+    bias = slow.table["bias"]
+    added = [bundles.added(memory.get(row, [0, 0, 0, 0]), bias[row]) for row in range(12)]
     matches = [full[row] - added[row] for row in range(12)]
     for row, item in enumerate(slow.ids):
         parts = {(reason.kind, reason.start_s - START_S): reason for reason in hits[item].reasons}
@@ -53,7 +51,7 @@ def test_each_part_is_what_its_absence_takes_away(bundle_dir: Path, slow: Slow) 
         ):
             without = slow.scores(absent, now_us)[row]
             gone = slow.memory(absent, now_us // US).get(row, [0, 0, 0, 0])
-            match = without - (np.log(1 + gone[0]) + 0.5 * gone[1] + 1e-6 * gone[2] + 1e-7 * gone[3])
+            match = without - bundles.added(gone, bias[row])
             assert parts[part].added == pytest.approx(matches[row] - match, abs=2e-5)
         assert parts["segment", 0].items == ("p-1", "p-2")
         assert (parts["segment", 4000].items, parts["segment", 4000].end_s) == (("p-3",), START_S + 4000)
