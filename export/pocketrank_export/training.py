@@ -131,8 +131,8 @@ def fit(
 ) -> float:
     """Train, keeping the best round's weights in `model` and the newest checkpoint in `folder`.
 
-    Of a model without a fusion it trains the item memory alone: biases stay where they start, at what is popular, and
-    the few weights learn faster. Interrupted and called again with the same folder, it goes on from the last round.
+    Of a ranking model without a fusion it trains item memory alone: biases stay where they start, at what is popular,
+    and the few weights learn faster. Interrupted and called again with the same folder, it goes on from the last round.
     Where a loss or a weight is no longer finite it ends, says so, and the best round before that is kept.
 
     Args:
@@ -154,7 +154,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
-    if model.fusion is None:
+    if model.fusion is None and model.config.head == "next_item":
         model.bias.requires_grad_(False)
         config = replace(config, learning_rate=max(config.learning_rate, MEMORY_RATE))
     steps = steps or Steps(builder, split, config)
