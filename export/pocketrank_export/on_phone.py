@@ -67,7 +67,7 @@ class Phone:
     @classmethod
     def of(cls, trained: Trained) -> "Phone":
         """One that runs a model which need not be exported; the model must have a fusion."""
-        bundle = Bundle(Path(), manifest_of(trained, "", "", {}, {}, {}), item_table(trained))
+        bundle = Bundle(Path(), manifest_of(trained, "none", "none", {}, {}, {}), item_table(trained))
         encoder, state = (TorchGraph(trained.model, name) for name in ("encoder", "state"))
         return cls(bundle, encoder, state, ItemScorer(bundle, lambda name, _: TorchGraph(trained.model, name)))
 
