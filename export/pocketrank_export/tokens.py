@@ -25,7 +25,8 @@ class Attention(Fusion):
         self.aged = Numbers(2, width)
         self.blocks = nn.ModuleList(Block(width, config.fusion_shape, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        nn.init.zeros_(self.norm.weight)  # it starts from what item memory says, and adds to it
+        if config.head == "next_item":
+            nn.init.zeros_(self.norm.weight)  # it starts from what item memory says, and adds to it
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """Fuse; H = 1."""
@@ -61,7 +62,8 @@ class Prefix(Fusion):
         self.position = nn.Parameter(torch.zeros(parts.length, width))
         self.blocks = nn.ModuleList(Block(width, config.fusion_shape, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        nn.init.zeros_(self.norm.weight)  # it starts from what item memory says, and adds to it
+        if config.head == "next_item":
+            nn.init.zeros_(self.norm.weight)  # it starts from what item memory says, and adds to it
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """Fuse; H = 1."""

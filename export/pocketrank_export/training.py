@@ -154,7 +154,7 @@ def fit(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
-    if model.fusion is None and model.config.head == "next_item":
+    if model.fusion is None and model.memory is not None and model.config.head == "next_item":
         model.bias.requires_grad_(False)
         config = replace(config, learning_rate=max(config.learning_rate, MEMORY_RATE))
     steps = steps or Steps(builder, split, config)

@@ -57,10 +57,11 @@ def test_targets_have_the_scores_that_the_whole_catalogue_gives_them(model: Mode
         assert torch.allclose(target_scores(model, batch, batch_states(model, batch)), scores, atol=1e-5)
 
 
-def test_a_questions_targets_share_its_weight() -> None:
+def test_a_target_counts_for_what_finding_it_adds_to_ndcg() -> None:
     history = history_of(SessionGap(2, 4), [[0, 1, 2, 3]], [[0, 1, 2, 3]])
     batch = Builder(history, 1, 4, 0, 1.0).batch(np.array([0, 0]), np.array([1, 3]), np.array([4, 4]))
     scores = torch.tensor([[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
     log_share = torch.log_softmax(scores, dim=1)
-    wanted = -(log_share[0, 1:].mean() + log_share[1, 3]) / 2
+    ideal = 1 + 1 / np.log2(3) + 1 / np.log2(4)  # of three targets
+    wanted = -(log_share[0, 1:].sum() / ideal + log_share[1, 3]) / 2
     assert torch.allclose(softmax_loss(scores, batch), wanted)

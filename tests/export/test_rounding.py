@@ -54,7 +54,7 @@ def test_every_row_rounds_what_it_names_and_the_model_stays(asked: tuple[Model, 
         plain = batch_scores(model, batch).numpy()
     apart = {name: np.abs(said(name, asked) - plain).max() for name in ROUNDINGS}
     assert all(0 < found < 0.2 for name, found in apart.items() if name != "int4_vectors")
-    assert apart["int4_vectors"] > 4 * apart["int8_vectors"]
+    assert apart["int4_vectors"] > 2 * apart["int8_vectors"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

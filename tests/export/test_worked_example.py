@@ -33,7 +33,6 @@ SCORE = {
     "candidates": np.array([[7, 8, 9], [10, 11, 12]], np.int8),
     "scales": np.ones(2, np.float32),
     "bias": np.zeros(2, np.float32),
-    "memory": np.zeros((2, 4), np.float32),
 }
 
 

@@ -23,15 +23,25 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private-key", metavar="PEM", help="of the certificate")
 
 
+_METRICS = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+
+
 def _serve(arguments: argparse.Namespace) -> Report:
     with tempfile.TemporaryDirectory() as metrics, warnings.catch_warnings():
         # Read by prometheus_client and by Feast as they are imported: see serving.metrics.
-        os.environ |= dict.fromkeys(("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"), metrics)
+        before = {name: os.environ.get(name) for name in _METRICS}
+        os.environ |= dict.fromkeys(_METRICS, metrics)
         # Feast and what it imports warn about each other, not about anything a user of this command could change.
         warnings.simplefilter("ignore")
         from pocketrank_features.serving.server import serve  # noqa: PLC0415
 
-        return serve(arguments)
+        try:
+            return serve(arguments)
+        finally:  # the folder goes away, and what this process starts next must not look for it
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
 
 def _token_arguments(parser: argparse.ArgumentParser) -> None:
