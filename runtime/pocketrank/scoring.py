@@ -55,11 +55,6 @@ class Candidates:
         ids = self.bundle.items.ids
         return Candidates.of_ids(bundle, [ids[row] for row in self.rows])
 
-    def without(self, rows: Int64Array) -> "Candidates":
-        """All but some."""
-        kept = ~np.isin(self.rows, rows)
-        return Candidates(self.rows[kept], self.vectors[kept], self.scales[kept], self.bundle)
-
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
@@ -127,13 +122,14 @@ class Scorer:
         Returns:
             (I,) float32.
         """
-        bias = self.bundle.items.bias if added is None else self.bundle.items.bias + added
+        is_all = candidates is self.all_items
+        chosen = slice(None) if is_all else candidates.rows  # before anything is added: a request asks for few of them
+        bias = self.bundle.items.bias[chosen]
+        if added is not None:
+            bias = bias + added[chosen]
         known = {"state": state, "state_bias": state_bias}
-        if candidates is self.all_items:
-            if self.has_catalogue:
-                return self._catalogue.run({**known, "bias": bias})["scores"]
-        else:
-            bias = bias[candidates.rows]
+        if is_all and self.has_catalogue:
+            return self._catalogue.run({**known, "bias": bias})["scores"]
         columns: Arrays = {"candidates": candidates.vectors, "scales": candidates.scales, "bias": bias}
         return _in_chunks(self._score, columns, known, self.bundle.sizes.score_chunk, "scores")
 
