@@ -113,8 +113,9 @@ class _Graphs:
         self.score.run({"state": found["state"][0], "state_bias": found["state_bias"][0], **self.candidates})
 
     def and_scores(self, rival: engines.Graph, inputs: Arrays) -> Work:
-        def request() -> None:
+        def request() -> None:  # the same item memory is beside every model
             state = next(iter(rival.run(inputs).values()))
+            self.memory.run(self.remembered)
             self.score.run({"state": state, "state_bias": self.state_bias, **self.candidates})
 
         return request

@@ -56,7 +56,7 @@ class MemoryGraph(nn.Module):
         """See the table of graphs in docs/formats.md."""
         if self.memory is None:
             return (memory.sum(dim=1) + bias) * 0.0
-        added: Tensor = self.memory(memory[None], bias[None])[0]
+        added: Tensor = self.memory(memory, bias)
         return added
 
 
@@ -71,7 +71,7 @@ class ScoreGraph(nn.Module):
         """See the table of graphs in docs/formats.md."""
         # The few numbers of the state are turned, not the many of the candidates.
         match = (candidates.to(torch.float32) @ state.transpose(0, 1)) * scales[:, None] + state_bias
-        return reduced(match.transpose(0, 1), self.reduce) + bias
+        return reduced(match, self.reduce, axis=1) + bias
 
 
 OPSET = 20

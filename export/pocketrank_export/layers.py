@@ -54,11 +54,11 @@ class Attention(nn.Module):
         q, k, v = self._split(self.query(x)), self._split(key), self._split(value)
         weights = torch.softmax(q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + bias, dim=-1)
         mixed = (self.dropout(weights) @ v).transpose(1, 2)
-        merged: Tensor = self.out(mixed.reshape(x.shape[0], x.shape[1], self.inner))
+        merged: Tensor = self.out(mixed.reshape(x.shape[0], -1, self.inner))
         return merged
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], x.shape[1], self.heads, x.shape[2] // self.heads).transpose(1, 2)
+        return x.reshape(x.shape[0], -1, self.heads, self.inner // self.heads).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -86,11 +86,12 @@ class Numbers(nn.Module):
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(2 * count, width), nn.GELU(), nn.Linear(width, width))
+        self.units: Tensor
+        self.register_buffer("units", torch.tensor([1.0] * count + [DAY_S] * count), persistent=False)
 
     def forward(self, *columns: Tensor) -> Tensor:
         """Columns of shape (...) to (..., D)."""
-        x = torch.stack(columns, dim=-1)
-        embedded: Tensor = self.net(torch.cat([squash(x), squash(x / DAY_S)], dim=-1))
+        embedded: Tensor = self.net(squash(torch.stack([*columns, *columns], dim=-1) / self.units))
         return embedded
 
 
@@ -100,6 +101,13 @@ DAY_S = 86400.0
 def squash(x: Tensor) -> Tensor:
     """log(1 + x), for x >= 0."""
     return torch.log(1.0 + x)
+
+
+def seen_before(mask: Tensor) -> Tensor:
+    """(B, N) mask as the (B, 1, N, N) bias of an attention that sees what is there, up to itself."""
+    place = torch.arange(mask.shape[1], device=mask.device)
+    hidden = (place > place[:, None]) | (mask < 0.5)[:, None, :]
+    return torch.where(hidden, MASKED, 0.0)[:, None]
 
 
 def unseen(mask: Tensor) -> Tensor:

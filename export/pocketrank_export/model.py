@@ -38,6 +38,8 @@ class MemoryTerm(nn.Module):
 
     def __init__(self, hidden: int = 16) -> None:
         super().__init__()
+        self.units: Tensor
+        self.register_buffer("units", torch.tensor([1.0, 1.0, DAY_S, DAY_S]), persistent=False)
         self.direct = nn.Linear(8, 1, bias=False)
         out = nn.Linear(hidden, 1)
         self.net = nn.Sequential(nn.Linear(8, hidden), nn.GELU(), out)
@@ -46,15 +48,14 @@ class MemoryTerm(nn.Module):
 
     def forward(self, memory: Tensor, bias: Tensor) -> Tensor:
         """(..., 4) count, decayed count, seconds since the last event, mean interval, and (...) biases -> (...)."""
-        count, decayed, since, interval = memory.unbind(dim=-1)
-        just_now = squash(since / MINUTE_S)
-        since, interval = squash(since / DAY_S), squash(interval / DAY_S)
+        amounts = squash(memory / self.units)
+        count, since, interval = memory[..., :1], amounts[..., 2:3], amounts[..., 3:]
         again = torch.clamp(count - 1.0, min=0.0, max=1.0)
-        times = [since, interval, (since - interval) * again, again, just_now]
-        columns = [squash(count), squash(decayed), *times, 0.25 * bias]
-        features = torch.stack(columns, dim=-1)
+        just_now = squash(memory[..., 2:3] / MINUTE_S)
+        late = (since - interval) * again
+        features = torch.cat([amounts, late, again, just_now, 0.25 * bias[..., None]], dim=-1)
         touched = torch.clamp(count, max=1.0)
-        term: Tensor = (self.direct(features) + self.net(features))[..., 0] * touched
+        term: Tensor = ((self.direct(features) + self.net(features)) * touched)[..., 0]
         return term
 
 

@@ -5,9 +5,10 @@ In both one learned token is always present, so that a user with nothing at all 
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pocketrank_export.fusion import Cached, Fusion, Live, Parts, pauses, session_of
-from pocketrank_export.layers import MASKED, Block, Numbers, unseen
+from pocketrank_export.layers import Block, Numbers, seen_before, unseen
 
 
 class Attention(Fusion):
@@ -67,24 +68,23 @@ class Prefix(Fusion):
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """Fuse; H = 1."""
-        x, mask, _ = self._before_the_last(cached, live)
-        always = torch.ones_like(live.mask[:, :1])
-        follows = torch.cat([live.mask, torch.zeros_like(always)], dim=1)
-        newest = torch.cat([always, live.mask], dim=1) * (1.0 - follows)
-        here = (newest[..., None] * x[:, -newest.shape[1] :]).sum(dim=1, keepdim=True)
-        state: Tensor = self.norm(self.blocks[-1](here, x, unseen(mask)))
+        x, bias = self._before_the_last(cached, live)
+        there = functional.pad(live.mask, (1, 0), value=1.0)
+        newest = there - functional.pad(live.mask, (0, 1))
+        here = newest[:, None, :] @ x[:, -newest.shape[1] :]
+        state: Tensor = self.norm(self.blocks[-1](here, x, bias[:, :, -1:]))
         return state, torch.zeros_like(state[..., 0])
 
     def asked(self, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """All questions in one pass; see `Fusion`."""
-        x, _, bias = self._before_the_last(cached, live)
+        x, bias = self._before_the_last(cached, live)
         asked = live.items.shape[1] + 1
         states = self.norm(self.blocks[-1](x[:, -asked:], x, bias[:, :, -asked:]))
         state: Tensor = states[example, position][:, None]
         return state, torch.zeros_like(state[..., 0])
 
-    def _before_the_last(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, D) tokens before the last layer, (B, N) their mask, and what each may see as an attention's bias."""
+    def _before_the_last(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
+        """(B, N, D) tokens before the last layer, and what each may see as an attention's bias."""
         batch, width = cached.vectors.shape[0], cached.vectors.shape[3]
         since_s = live.age_s[:, :1] * live.mask[:, :1]
         aged = self.aged((cached.age_s - since_s).clamp(min=0.0), cached.weight)
@@ -92,12 +92,10 @@ class Prefix(Fusion):
         events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
         events = events + self.position[: live.items.shape[1]]
         x = torch.cat([memory, self.start.expand(batch, 1, width), events], dim=1)
-        mask = torch.cat([memory_mask, torch.ones_like(live.mask[:, :1]), live.mask], dim=1)
-        causal = torch.ones(x.shape[1], x.shape[1], device=x.device).tril()
-        bias = torch.clamp(unseen(mask) + (1.0 - causal) * MASKED, min=MASKED)
+        bias = seen_before(torch.cat([memory_mask, functional.pad(live.mask, (1, 0), value=1.0)], dim=1))
         for block in self.blocks[:-1]:
             x = block(x, x, bias)
-        return x, mask, bias
+        return x, bias
 
 
 def memory_tokens(cached: Cached, about: Tensor) -> tuple[Tensor, Tensor]:

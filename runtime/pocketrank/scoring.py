@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,15 @@ class Candidates:
     @classmethod
     def of_rows(cls, bundle: Bundle, rows: Int64Array) -> "Candidates":
         """Those of some vocabulary rows, ascending."""
-        return cls(rows, bundle.items.vectors[rows], bundle.items.scales[rows], bundle)
+        return cls(rows, bundle.items.vectors.take(rows, axis=0), bundle.items.scales.take(rows), bundle)
 
     @classmethod
     def of_ids(cls, bundle: Bundle, ids: Sequence[ItemId]) -> "Candidates":
         """Those of some item ids; repeated ones count once, ones that the vocabulary lacks are left out."""
-        found = set(map(bundle.items.row.get, ids))
-        found.discard(None)
-        rows = np.fromiter(found, np.int64, len(found))
+        row_of: Callable[[ItemId, int], int] = bundle.items.row.get
+        rows = np.fromiter(map(row_of, ids, repeat(-1)), np.int64, len(ids))
         rows.sort()
-        return cls.of_rows(bundle, rows)
+        return cls.of_rows(bundle, rows[np.diff(rows, prepend=-1) > 0])
 
     def __len__(self) -> int:
         return len(self.rows)
