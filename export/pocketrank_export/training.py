@@ -30,7 +30,7 @@ from pocketrank_export.steps import Steps
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import lightning
-    from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+    from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 
 MEMORY_RATE = 1e-2  # least learning rate of the item memory by itself
 LARGE = 1e6  # scores above this may be why numbers overflow
@@ -39,9 +39,9 @@ LARGE = 1e6  # scores above this may be why numbers overflow
 class Fit(lightning.LightningModule):
     """One model under its head's loss and validation metric."""
 
-    def __init__(self, model: Model, head: Head, config: TrainingConfig, steps: Steps) -> None:
+    def __init__(self, model: Model, head: Head, config: TrainingConfig, steps: int) -> None:
         super().__init__()
-        self.model, self.head, self.config, self.steps = model, head, config, steps
+        self.model, self.head, self.config, self.steps = model, head, config, steps  # steps of all rounds
         self.validation: list[Batch] = []
 
     def training_step(self, batch: Batch) -> Tensor:
@@ -55,7 +55,7 @@ class Fit(lightning.LightningModule):
         """Collect."""
         self.validation.append(batch)
 
-    def on_validation_epoch_end(self) -> None:
+    def judge(self) -> None:
         """Log the head's metric, if all is finite; this comes before the round's checkpoint."""
         for name, value in self.model.named_parameters():
             self.hold(f"weight {name}", value)
@@ -76,17 +76,13 @@ class Fit(lightning.LightningModule):
                 f"lower [training] learning_rate, now {self.config.learning_rate:g}"
             )
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the data where the checkpoint stopped."""
-        self.steps.round = checkpoint["epoch"] + 1
-
     def configure_optimizers(self) -> Any:
         """AdamW under a one-cycle schedule."""
         optimizer = torch.optim.AdamW(
             self.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.config.rounds * len(self.steps) + 1, pct_start=0.1
+            optimizer, self.config.learning_rate, total_steps=self.steps + 1, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -98,13 +94,43 @@ def quality(model: Model, head: Head, asked: Asked) -> float:
         return head.quality(model, (part.batch() for part in asked.parts()))
 
 
+class Average(WeightAveraging):
+    """The mean of the newest weights: it is what is judged and kept, since it depends on no few batches.
+
+    A step takes a tenth of the way to its weights at first, and a hundredth later, so the mean is of some 100 steps.
+    Source: Polyak and Juditsky, SIAM J. Control and Optimization 30(4), 1992.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(use_buffers=False, avg_fn=_nearer)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Judge it, before training's own weights come back."""
+        pl_module.judge()
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+def _nearer(mean: Tensor, new: Tensor, steps: Tensor | int) -> Tensor:
+    return mean.lerp(new, max(0.01, 1.0 / (10.0 + float(steps))))
+
+
+class Resumed(Callback):
+    """Goes on with the data where a checkpoint stopped."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """The round after."""
+        self.steps.round = checkpoint["epoch"] + 1
+
+
 class Bar(Callback):
     """One line on stderr: steps taken, and the newest validation."""
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         """Draw it again."""
-        total = module.config.rounds * len(module.steps)
-        done = trainer.global_step
+        done, total = trainer.global_step, module.steps
         filled = 24 * done // total
         found = f"{module.head.metric} {float(trainer.callback_metrics.get('quality', 0.0)):.4f}"
         sys.stderr.write(f"\rtraining {'█' * filled}{'·' * (24 - filled)} {done:,}/{total:,} steps, {found} ")
@@ -159,7 +185,7 @@ def fit(
         config = replace(config, learning_rate=max(config.learning_rate, MEMORY_RATE))
     steps = steps or Steps(builder, split, config)
     validation: Any = [part.batch() for part in split.validation(builder).parts()]
-    module = Fit(model, head, config, steps)
+    module = Fit(model, head, config, config.rounds * len(steps))
     best = ModelCheckpoint(folder, "best", monitor="quality", mode="max", save_last=True, enable_version_counter=False)
     stop = EarlyStopping("quality", mode="max", patience=config.patience)
     with warnings.catch_warnings():
@@ -168,7 +194,7 @@ def fit(
             max_epochs=config.rounds,
             accelerator="auto",
             logger=False,
-            callbacks=[best, stop, *([Bar()] if progress else [])],
+            callbacks=[Average(), Resumed(steps), best, stop, *([Bar()] if progress else [])],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
