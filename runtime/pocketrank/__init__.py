@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pocketrank.bundle import Bundle
     from pocketrank.pack import Pack
-    from pocketrank.ranker import Hit, Ranker, Ranking
+    from pocketrank.ranker import Ranker
+    from pocketrank.ranking import Hit, Ranking
     from pocketrank.reasons import Reason
 
 __version__ = "0.1.0"
@@ -20,9 +21,9 @@ __all__ = ["Bundle", "Hit", "Pack", "Ranker", "Ranking", "Reason"]
 _HOME = {
     "Bundle": "bundle",
     "Pack": "pack",
-    "Hit": "ranker",
+    "Hit": "ranking",
     "Ranker": "ranker",
-    "Ranking": "ranker",
+    "Ranking": "ranking",
     "Reason": "reasons",
 }
 

@@ -6,10 +6,10 @@ score graph alone.
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -24,6 +24,7 @@ from pocketrank.engines import Graph
 from pocketrank.errors import BadInput, BadPack, BundleMismatch
 from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
+from pocketrank.ranking import Ranking
 from pocketrank.reasons import Reason, reasons
 from pocketrank.scoring import Candidates, Scorer, best
 from pocketrank.segments import LAST_S, MICROSECONDS
@@ -37,65 +38,6 @@ if TYPE_CHECKING:
 
 CLOCK_STEP_S = 60
 Time = datetime | int | float | None
-
-
-@dataclass(frozen=True, eq=False)
-class Hit:
-    """One ranked item.
-
-    Attributes:
-        item: its id.
-        score: its score; only the order between items of one ranking means something.
-    """
-
-    item: ItemId
-    score: float
-    _ranking: "Ranking"
-    _place: int
-
-    @property
-    def reasons(self) -> tuple[Reason, ...]:
-        """What each segment, the live session and the memory added, the greatest first; worked out when asked for."""
-        return self._ranking.reasons[self._place]
-
-    def __repr__(self) -> str:
-        return f"Hit({self.item!r}, {self.score:.3f})"
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking(Sequence[Hit]):
-    """The answer to one request: hits, best first.
-
-    Attributes:
-        rows: (k,) vocabulary rows of the hits.
-        scores: (k,) float32.
-        basis: what it was ranked from: "segments", "live", "memory", "popularity".
-    """
-
-    rows: Int64Array
-    scores: FloatArray
-    basis: tuple[str, ...]
-    _ranker: "Ranker"
-    _situation: Situation
-    _at_us: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        ids = self._situation.bundle.items.ids
-        return Hit(ids[self.rows[place]], float(self.scores[place]), self, place)
-
-    def __iter__(self) -> Iterator[Hit]:
-        return (self[place] for place in range(len(self)))
-
-    @cached_property
-    def reasons(self) -> list[tuple[Reason, ...]]:
-        """Reasons of every hit."""
-        return self._ranker._reasons(self._situation, self.rows, self._at_us)
 
 
 class Ranker:
