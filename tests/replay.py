@@ -58,12 +58,12 @@ def _replayed(ranker: Ranker, packs: Path, case: dict[str, Any]) -> tuple[list[s
             ranker.rank(1, now=from_us(event["at_us"]))
         ranker.observe(event["item"], event["behavior"], event["score"], from_us(event["at_us"]))
     now = from_us(case["now_us"])
-    ranking = ranker.rank(case["k"], case["candidates"], case["exclude_seen"], now)
+    ranking = ranker.rank(case["k"], case["candidates"], case["exclude_seen"], now=now)
     stats = ranker.stats(now)
     hits = [(hit.item, hit.score) for hit in ranking]
     told = [hit.reasons for hit in ranking[: len(case["reasons"])]]
-    if hits != sorted(hits, key=lambda hit: (-hit[1], ranker.bundle.items.row[hit[0]])):
-        wrong.append("not by score, and by row where scores are equal")
+    if hits != sorted(hits, key=lambda hit: (-hit[1], hit[0])):  # ids of a dump are strings, all of them
+        wrong.append("not by score, and by id where scores are equal")
     wrong += [
         f"{name} {stats[name]}" for name in ("segments", "live_events", "remembered_items") if stats[name] != case[name]
     ]

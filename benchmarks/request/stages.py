@@ -16,8 +16,8 @@ from benchmarks.request.rivals import write_continued, write_sequence
 from benchmarks.request.setting import LIVE, NOW_S, SEGMENTS, write_bundle, write_pack
 from pocketrank import Ranker, engines
 from pocketrank.bundle import Bundle
+from pocketrank.choosing import best
 from pocketrank.engines import Arrays
-from pocketrank.scoring import best
 from pocketrank.segments import MICROSECONDS
 from pocketrank_export.settings import ModelConfig
 
@@ -147,7 +147,7 @@ def _catalogue_fp32(bundle: Bundle, ranker: Ranker, folder: Path) -> Work:
 
     def rank() -> np.ndarray:
         scores = graph.run({"state": known.state, "bias": bias})["scores"][0]
-        return best(scores, rows, 10)
+        return best(scores, rows, 10, items)
 
     assert rank().tolist() == wanted.rows.tolist(), "both ways rank alike"
     return rank

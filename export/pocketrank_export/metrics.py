@@ -85,7 +85,7 @@ def ranked(scores: FloatArray, targets: Pairs, k: int = 10, left_out: Pairs | No
     """Rank the whole catalogue.
 
     Args:
-        scores: (B, I); equal scores rank by row, as on the device.
+        scores: (B, I); equal scores rank by row: by popularity, where a phone goes by id.
         targets: what is to be found; a pair given twice counts once.
         k: places counted.
         left_out: items that an example cannot be recommended, such as films it has seen. They are no targets, either.

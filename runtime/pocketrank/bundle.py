@@ -138,6 +138,15 @@ class Items:
         """Item id -> vocabulary row."""
         return {item: row for row, item in enumerate(self.ids)}
 
+    @cached_property
+    def place(self) -> Int64Array:
+        """(I,) each item's place by id: integers first, then strings by code point; decides between equal scores."""
+        ids = self.ids
+        numbers, texts = ([row for row, item in enumerate(ids) if isinstance(item, kind)] for kind in (int, str))
+        place = np.empty(len(ids), np.int64)
+        place[sorted(numbers, key=ids.__getitem__) + sorted(texts, key=ids.__getitem__)] = np.arange(len(ids))
+        return place
+
     def embed(self, rows: npt.NDArray[Any]) -> FloatArray:
         """Vectors of items as the graphs read them.
 

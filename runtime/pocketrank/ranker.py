@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 
 from pocketrank import engines
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Cache, Observed
+from pocketrank.choosing import choose
 from pocketrank.encoding import Encoder
 from pocketrank.engines import Graph
 from pocketrank.errors import BadInput, BadPack, BundleMismatch
@@ -26,11 +28,12 @@ from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
 from pocketrank.ranking import Ranking
 from pocketrank.reasons import Reason, reasons
-from pocketrank.scoring import Candidates, Scorer, best
+from pocketrank.scoring import Candidates, Scorer
 from pocketrank.segments import LAST_S, MICROSECONDS
 from pocketrank.signing import Key
-from pocketrank.situation import Situation, kept_of, situate
+from pocketrank.situation import Situation, situate
 from pocketrank.synced_bundle import REFUSED, Opener, opened_bundle
+from pocketrank.timeline import kept_of
 from pocketrank.times import to_us
 
 if TYPE_CHECKING:
@@ -131,6 +134,9 @@ class Ranker:
         k: int = 10,
         candidates: Sequence[ItemId] | Candidates | None = None,
         exclude_seen: bool = False,
+        *,
+        exclude: Sequence[ItemId] | Candidates = (),
+        diversity: float = 0.0,
         now: Time = None,
     ) -> Ranking:
         """Rank items.
@@ -140,25 +146,29 @@ class Ranker:
             candidates: item ids, or what `prepare` made of them; ones that the vocabulary lacks are left out. None
                 ranks the whole catalogue.
             exclude_seen: leave out items that the user has touched.
+            exclude: item ids to leave out, or what `prepare` made of them; ones that the vocabulary lacks are fine.
+            diversity: how far hits are to differ, 0 to 1; 0 takes the best. See `choosing.diverse`.
             now: time of the request, as `observe` takes it.
 
         Returns:
-            At most k hits, best first, ties by vocabulary row.
+            At most k hits, best first, ties by item id; with `diversity` in the order in which they were taken.
 
         Raises:
-            BadInput: k is less than 1.
+            BadInput: k is less than 1, diversity is not 0 to 1, or item ids are no list.
         """
         if k < 1:
             raise BadInput(f"rank: k is {k}, wanted at least 1")
+        if not 0 <= diversity <= 1:
+            raise BadInput(f"rank: diversity is {diversity}, wanted 0 to 1")
         now_us = _microseconds(now)
         with self._lock:
             known = self._now(now_us)
             situation, chosen = known.situation, self.prepare(candidates)
             scores = self._scorer.scores(chosen, known.state, known.state_bias, known.added)
-            if exclude_seen:
-                scores[np.isin(chosen.rows, situation.seen)] = -np.inf
-            top = best(scores, chosen.rows, k)
-            top = top[scores[top] > -np.inf] if exclude_seen else top
+            left_out = self._left_out(situation, exclude_seen, exclude)
+            if left_out is not None:
+                scores[left_out[chosen.rows]] = -np.inf
+            top = choose(scores, chosen.rows, k, self.bundle.items, diversity)
             return Ranking(chosen.rows[top], scores[top], self._basis(situation), self, situation, known.at_us)
 
     def prepare(self, candidates: Sequence[ItemId] | Candidates | None) -> Candidates:
@@ -167,7 +177,22 @@ class Ranker:
             return self._scorer.all_items
         if isinstance(candidates, Candidates):
             return candidates.of(self.bundle)
+        if isinstance(candidates, str | bytes):
+            raise BadInput(f"rank: item ids are {candidates!r}, wanted a list of them")
         return Candidates.of_ids(self.bundle, candidates)
+
+    def _left_out(
+        self, situation: Situation, exclude_seen: bool, exclude: Sequence[ItemId] | Candidates
+    ) -> npt.NDArray[np.bool_] | None:
+        """(I,) True for items that a request does not want; None where it wants any."""
+        if not exclude_seen and not len(exclude):
+            return None
+        found = np.zeros(self.bundle.sizes.I, np.bool_)
+        if exclude_seen:
+            found[situation.seen] = True
+        if len(exclude):
+            found[self.prepare(exclude).rows] = True
+        return found
 
     def forget(self) -> None:
         """Remove every event and the pack from the device."""

@@ -39,11 +39,11 @@ class Hit:
 
 @dataclass(frozen=True, eq=False)
 class Ranking(Sequence[Hit]):
-    """The answer to one request: hits, best first.
+    """The answer to one request: hits, best first unless variety was asked for.
 
     Attributes:
         rows: (k,) vocabulary rows of the hits.
-        scores: (k,) float32.
+        scores: (k,) float32, as they are, whatever the order.
         basis: what it was ranked from: "segments", "live", "memory", "popularity".
     """
 

@@ -21,7 +21,7 @@ class Candidates:
     """Items to choose from, looked up once.
 
     Attributes:
-        rows: (I,) int64 vocabulary rows, ascending, each once.
+        rows: (I,) int64 vocabulary rows, each once.
         vectors: (I, D) int8.
         scales: (I,) float32.
         bundle: whose they are.
@@ -137,13 +137,6 @@ class Scorer:
     def has_catalogue(self) -> bool:
         """Whether the bundle has a graph of its own for the whole catalogue, in the format that is used."""
         return f"catalogue{getattr(self._score, 'suffix', '')}" in self.bundle.manifest.files
-
-
-def best(scores: FloatArray, rows: Int64Array, k: int) -> Int64Array:
-    """Places of the k greatest scores, ties by row, without sorting the rest."""
-    least = np.partition(scores, -k)[-k] if k < len(scores) else -np.inf
-    places = np.flatnonzero(scores >= least)
-    return places[np.lexsort((rows[places], -scores[places]))[:k]]
 
 
 def _in_chunks(

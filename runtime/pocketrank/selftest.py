@@ -104,6 +104,7 @@ def check(bundle: Bundle, engine: str) -> Parity:
             for case in range(len(states["state"]))
         ]
     )
+    place = bundle.items.place[golden["score.rows"]]
     pairs = [
         (encoded["vectors"], golden["encoder.vectors"]),
         (states["state"], golden["state.state"]),
@@ -118,7 +119,7 @@ def check(bundle: Bundle, engine: str) -> Parity:
         excess=max(
             _peak(np.abs(found - wanted) / limit) for (found, wanted), limit in zip(pairs, allowed, strict=True)
         ),
-        order_same=sum(same_order(found, wanted) for found, wanted in zip(scores, golden["score.scores"], strict=True)),
+        order_same=sum(same_order(*both, place) for both in zip(scores, golden["score.scores"], strict=True)),
         limit=_limit(bundle.manifest),
     )
 
@@ -140,9 +141,15 @@ def _limit(manifest: Manifest) -> float:
     return max([1.0, *(2.0 * excess for excess in found if isinstance(excess, int | float))])
 
 
-def same_order(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
-    """Whether the best 20 agree, passing over swaps between scores closer than TIE."""
-    ours, theirs = (np.lexsort((np.arange(len(x)), -x))[:TOP] for x in (found, wanted))
+def same_order(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32], place: npt.NDArray[np.int64]) -> bool:
+    """Whether the best 20 agree, passing over swaps between scores closer than TIE.
+
+    Args:
+        found: (R,) scores of candidates.
+        wanted: (R,) what they should be.
+        place: (R,) of each candidate's id, which decides between equal scores; see `Items.place`.
+    """
+    ours, theirs = (np.lexsort((place, -x))[:TOP] for x in (found, wanted))
     return bool(np.all((ours == theirs) | (np.abs(wanted[ours] - wanted[theirs]) < TIE)))
 
 

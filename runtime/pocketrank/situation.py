@@ -1,10 +1,9 @@
 """What the phone knows at one moment, as the graphs take it: a pack, the events it lacks, and the clock.
 
 Segments that the pack lacks and that are closed by now are encoded here, each once; the rest of the events is the live
-segment. `ranker` decides when to work it out again.
+segment. `timeline` keeps what was worked out of earlier events; `ranker` decides when to ask again.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,11 +13,12 @@ import numpy.typing as npt
 from pocketrank.bundle import Bundle, ItemId
 from pocketrank.cache import Observed
 from pocketrank.compaction import Kept
-from pocketrank.encoding import EVENT_COLUMNS, Encoder, Events, closed_segments, fill
+from pocketrank.encoding import Encoder, Events, fill
 from pocketrank.engines import Graph
-from pocketrank.memory import ItemMemory, remembered
+from pocketrank.memory import ItemMemory
 from pocketrank.pack import Pack
-from pocketrank.segments import MICROSECONDS, Segments
+from pocketrank.segments import MICROSECONDS
+from pocketrank.timeline import Timeline
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -33,8 +33,7 @@ class Situation:
         live: events of the open segment, at most L.
         memory: what the user did with single items, pack and live events together.
         by_id: what the user did with items that the vocabulary lacks: id -> number of events.
-        pack: what it goes on from.
-        covered: events of the segments that closed here, which are `count`.
+        timeline: what it goes on from as events come.
     """
 
     bundle: Bundle
@@ -42,9 +41,7 @@ class Situation:
     live: Events
     memory: ItemMemory
     by_id: dict[ItemId, int]
-    pack: Pack | None
-    covered: Events
-    count: int
+    timeline: Timeline
 
     def state_inputs(self, graph: Graph, now_us: int) -> Arrays:
         """The state graph's inputs, batch 1; ages by integer subtraction, clamped at 0.
@@ -101,113 +98,11 @@ def situate(
         pack: the newest pack of this encoder, or None.
         observed: the phone's own events by (time, arrival); those the pack covers are passed over.
         now_us: the clock, which may close the last segment.
-        before: what it knew last; where only later events came in, its closed segments are gone on from, and the
-            result is the same.
+        before: what it knew last; where only later events came in, that is gone on from, and the result is the same.
     """
-    events = uncovered(observed, pack)
-    log = columns(bundle, events)
-    cut = _cut(log, bundle, () if pack is None else pack.recent_us)
-    done = int(cut.closed_by(now_us).sum())
-    is_later = before is not None and before.pack is pack and _goes_on(before, log, cut, done)
-    held, count = (before.closed, before.count) if before is not None and is_later else (kept_of(pack, bundle), 0)
-    covered = int(cut.end[done - 1]) if done else 0
-    known = log.rows >= 0
-    memory = remembered(
-        log.rows[known], log.time_us[known] // MICROSECONDS, bundle.manifest.memory_half_life_s, _memory(pack)
-    )
-    by_id: dict[ItemId, int] = {}
-    for event in events:
-        if event.item not in bundle.items.row:
-            by_id[event.item] = by_id.get(event.item, 0) + 1
-    return Situation(
-        bundle=bundle,
-        closed=_closed(encoder, held, log, cut, count, done),
-        live=log.part(slice(covered, None)),
-        memory=memory,
-        by_id=by_id,
-        pack=pack,
-        covered=log.part(slice(0, covered)),
-        count=done,
-    )
-
-
-def _goes_on(before: Situation, log: Events, cut: Segments, done: int) -> bool:
-    """Whether the segments that were closed here before are the first ones now."""
-    covered = len(before.covered)
-    same_place = before.count <= done and (not before.count or int(cut.end[before.count - 1]) == covered)
-    return same_place and all(
-        np.array_equal(getattr(before.covered, name), getattr(log, name)[:covered]) for name in EVENT_COLUMNS
-    )
-
-
-def _closed(encoder: Encoder, held: Kept, log: Events, cut: Segments, count: int, done: int) -> Kept:
-    """The segments to keep of those held, which have `count` of the log's, and of the log's next ones up to `done`."""
-    if count == done:
-        return held
-    compaction, slots = encoder.bundle.compaction, encoder.bundle.sizes.S
-    first = count if compaction.remembers else max(done - slots, count)  # older ones have no slot
-    before = held.ordinal_last.max(initial=-1, keepdims=True) + 1
-    local = closed_segments(
-        encoder, log, cut.first[first:done], cut.end[first:done], before + np.arange(first, done) - count
-    )
-    sizes = [np.array([0, len(segments)]) for segments in (held, local)]
-    return compaction.compact(held, sizes[0], local, sizes[1], before).kept
-
-
-def kept_of(pack: Pack | None, bundle: Bundle) -> Kept:
-    """The segments of a pack, from which the phone's compaction goes on; none without a pack."""
-    sizes, behaviors = bundle.sizes, len(bundle.manifest.behaviors)
-    if pack is None:
-        return Kept.none(sizes.K, sizes.D, sizes.T, behaviors)
-    counted = ("n_events", "ordinal_first", "ordinal_last", "level")
-    return Kept(
-        vectors=pack.vectors,
-        scales=pack.scales,
-        start_us=pack.start_s * MICROSECONDS,
-        end_us=pack.end_s * MICROSECONDS,
-        weight=pack.weight,
-        top_items=pack.top_items,
-        behavior_counts=np.zeros((len(pack), behaviors), np.int64),  # a pack does not say, and the phone does not ask
-        **{name: getattr(pack, name).astype(np.int64) for name in counted},
-    )
-
-
-def uncovered(observed: list[Observed], pack: Pack | None) -> list[Observed]:
-    """The events that a pack does not cover: those after `through`, counting the events at that very time."""
-    if pack is None:
-        return observed
-    time_us, count = pack.through
-    at_that_time = [event for event in observed if event.time_us == time_us]
-    return [*at_that_time[count:], *(event for event in observed if event.time_us > time_us)]
-
-
-def columns(bundle: Bundle, observed: list[Observed]) -> Events:
-    """Observed events as the encoder takes them."""
-    return Events(
-        np.array([bundle.items.row.get(event.item, -1) for event in observed], np.int64),
-        bundle.behavior_ids([event.behavior for event in observed]),
-        np.array([event.time_us for event in observed], np.int64),
-        np.array([event.score for event in observed], np.float32),
-    )
-
-
-def _memory(pack: Pack | None) -> ItemMemory:
-    if pack is None:
-        return ItemMemory.empty()
-    return ItemMemory(
-        pack.memory_items.astype(np.int64),
-        pack.memory_counts.astype(np.float64),
-        pack.memory_decayed.astype(np.float64),
-        pack.memory_first_s,
-        pack.memory_last_s,
-    )
-
-
-def _cut(log: Events, bundle: Bundle, recent_us: Sequence[int]) -> Segments:
-    """The segments of the events that the pack lacks; `recent_us`, those right before, are only looked back at."""
-    behind = len(recent_us)
-    time_us = np.concatenate([np.array(recent_us, np.int64), log.time_us])
-    closing = bundle.closing(np.concatenate([np.zeros(behind, np.int32), log.behavior]))
-    past = np.arange(len(time_us)) < behind if behind else None
-    cut = bundle.policy.cut(np.zeros(len(time_us), np.int64), time_us, closing, past)
-    return Segments(cut.first - behind, cut.end - behind, cut.closed_at_us, cut.closed)
+    timeline = None if before is None else before.timeline
+    if timeline is None or not timeline.goes_on(bundle, pack, observed):
+        timeline = Timeline(bundle, pack)
+    timeline.take(observed)
+    live = timeline.close(encoder, now_us)
+    return Situation(bundle, timeline.kept, live, timeline.memory, timeline.by_id, timeline)

@@ -203,7 +203,7 @@ def test_hits_of_a_ranking_are_the_best_of_its_scores(dump: Path) -> None:
             scores = dict(zip(ids, values[f"{case['name']}.scores"].tolist(), strict=True))
             seen = {event["item"] for event in case["events"]} if case["exclude_seen"] else set()
             rows = [row for row, item in enumerate(ids) if case["candidates"] is None or item in case["candidates"]]
-            best = sorted(rows, key=lambda row: (-scores[ids[row]], row))
+            best = sorted(rows, key=lambda row: (-scores[ids[row]], ids[row].encode()))
             told = [hit["item"] for hit in case["hits"]]
             assert not seen & set(told)
             if not case["exclude_seen"]:

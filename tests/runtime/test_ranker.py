@@ -292,19 +292,59 @@ def test_the_best_k_are_the_first_k_of_all(bundle_dir: Path, slow: Slow, k: int)
     assert found == [IDS[row] for row in wanted][:k]
 
 
-def test_ties_go_by_vocabulary_row(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ties_go_by_item_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Flat:
         batch = 0
 
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {"scores": np.array([2, 1, 2, 1, 1, 2], np.float32)[: len(inputs["bias"])]}
 
-    with Ranker.open(bundle_dir) as ranker:
+    ids = ["b", "a", 10, "\U0001f600", "\uff5e", 9]  # all of them by id: 9, 10, a, b, U+FF5E, U+1F600
+    with Ranker.open(write_bundle(tmp_path / "bundle", ids)) as ranker:
         monkeypatch.setattr(ranker, "_scorer", Scorer(ranker.bundle, lambda name, constants: Flat()))
-        asked = ["p-9", "p-8", "p-4", "p-3", "p-1", "p-0"]
         for k in range(1, 7):
-            found = [hit.item for hit in ranker.rank(k, candidates=asked)]
-            assert found == ["p-0", "p-3", "p-9", "p-1", "p-4", "p-8"][:k]
+            found = [hit.item for hit in ranker.rank(k, candidates=ids[::-1])]
+            assert found == [9, 10, "b", "a", "\uff5e", "\U0001f600"][:k]
+
+
+def test_items_that_are_blocked_are_left_out_and_unknown_ones_are_fine(bundle_dir: Path) -> None:
+    with Ranker.open(bundle_dir) as ranker:
+        whole = scores(watched(ranker, DAY))
+        blocked = ["p-1", "not in the catalogue", "p-7"]
+        left = {item: score for item, score in whole.items() if item not in blocked}
+        assert scores(ranker, exclude=blocked) == left
+        assert scores(ranker, exclude=ranker.prepare(blocked)) == left
+        assert scores(ranker, exclude=set(blocked), candidates=["p-1", "p-2"]).keys() == {"p-2"}
+        assert scores(ranker, exclude=blocked, exclude_seen=True).keys() == left.keys() - {e.item for e in DAY}
+        assert scores(ranker) == whole
+        assert len(ranker.rank(3, exclude=IDS, now=NOW_S)) == 0
+
+
+def test_diverse_hits_keep_their_scores_and_none_is_the_plain_ranking(bundle_dir: Path) -> None:
+    with Ranker.open(bundle_dir) as ranker:
+        plain = watched(ranker, DAY).rank(6, now=NOW_S)
+        whole = scores(ranker)
+        assert list(map(repr, ranker.rank(6, diversity=0.0, now=NOW_S))) == list(map(repr, plain))
+        varied = ranker.rank(6, diversity=0.7, exclude=["p-5"], now=NOW_S)
+        assert {hit.item: hit.score for hit in varied}.items() <= whole.items()
+        assert "p-5" not in {hit.item for hit in varied}
+        assert [hit.item for hit in varied] != [hit.item for hit in plain]
+        assert sum(reason.added for reason in varied[3].reasons) == pytest.approx(varied[3].score, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"diversity": 1.5}, "rank: diversity is 1.5, wanted 0 to 1"),
+        ({"diversity": float("nan")}, "rank: diversity is nan, wanted 0 to 1"),
+        ({"exclude": "p-1"}, "rank: item ids are 'p-1', wanted a list of them"),
+        ({"candidates": "p-1"}, "rank: item ids are 'p-1', wanted a list of them"),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_refused(bundle_dir: Path, options: dict[str, Any], message: str) -> None:
+    with Ranker.open(bundle_dir) as ranker, pytest.raises(BadInput) as caught:
+        ranker.rank(3, **options)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("k", [0, -1])

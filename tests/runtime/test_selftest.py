@@ -93,19 +93,28 @@ def test_a_candidate_may_be_asked_twice_and_has_its_memory_each_time(own_bundle:
 
 
 def test_a_tie_may_swap_and_nothing_else_may() -> None:
-    wanted = np.array([3, 2, 2 + 1e-6, 1], np.float32)
-    assert selftest.same_order(np.array([3, 2 + 1e-6, 2, 1], np.float32), wanted)
-    assert not selftest.same_order(np.array([2, 3, 2, 1], np.float32), wanted)
-    assert not selftest.same_order(np.array([3, 2, 1, 2], np.float32), wanted)
+    wanted, place = np.array([3, 2, 2 + 1e-6, 1], np.float32), np.arange(4)
+    assert selftest.same_order(np.array([3, 2 + 1e-6, 2, 1], np.float32), wanted, place)
+    assert not selftest.same_order(np.array([2, 3, 2, 1], np.float32), wanted, place)
+    assert not selftest.same_order(np.array([3, 2, 1, 2], np.float32), wanted, place)
 
 
 def test_the_order_below_the_best_twenty_does_not_matter() -> None:
-    wanted = np.arange(30, 0, -1).astype(np.float32)
+    wanted, place = np.arange(30, 0, -1).astype(np.float32), np.arange(30)
     found = wanted.copy()
     found[[20, 29]] = found[[29, 20]]
-    assert selftest.same_order(found, wanted)
+    assert selftest.same_order(found, wanted, place)
     found[[19, 20]] = found[[20, 19]]
-    assert not selftest.same_order(found, wanted)
+    assert not selftest.same_order(found, wanted, place)
+
+
+def test_of_equal_scores_the_id_decides_which_are_among_the_best_twenty() -> None:
+    """Where one engine ties what is far apart, the order of ids says which of the two it would show."""
+    wanted = np.append(np.arange(21, 2, -1), [2, 1]).astype(np.float32)
+    tied = wanted.copy()
+    tied[20] = 2
+    assert selftest.same_order(tied, wanted, np.arange(21))
+    assert not selftest.same_order(tied, wanted, np.arange(21)[::-1])
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,11 @@ def test_what_was_known_before_changes_nothing(
         now_us = max(clock_us, time_us) if is_in_order else clock_us
         anew = situate(bundle, encoder, None, observed, now_us)
         before = situate(bundle, encoder, None, observed, now_us, before)
-        for name in ("closed", "live", "memory", "covered"):
+        for name in ("closed", "live", "memory"):
             for field in fields(getattr(anew, name)):
                 found, wanted = (getattr(getattr(one, name), field.name) for one in (before, anew))
                 np.testing.assert_array_equal(found, wanted, err_msg=f"{name}.{field.name}")
-        assert (before.by_id, before.count) == (anew.by_id, anew.count)
+        assert before.by_id == anew.by_id
 
 
 def test_a_segment_that_closed_here_is_encoded_once(bundle: Bundle) -> None:
@@ -64,5 +64,5 @@ def test_a_segment_that_closed_here_is_encoded_once(bundle: Bundle) -> None:
         observed.append(Observed((1_700_000_000 + 86_400 * day) * US, "a", "view", 1.0))
         before = situate(bundle, encoder, None, observed, observed[-1].time_us, before)
     assert before is not None
-    assert before.count == Counted.count == 8
+    assert before.timeline.count == Counted.count == 8
     Counted.count = 0

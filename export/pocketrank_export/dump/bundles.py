@@ -98,6 +98,10 @@ def untrained(kind: Kind, seed: int) -> Trained:
     )
     ids = [f"item-{row:02}" for row in range(ITEMS)]
     ids[5], ids[6] = "naïve Ünïcode ✓", ""
+    ids[TWINS[0]], ids[TWINS[1]] = (
+        "twin \U0001f600",
+        "twin \uff5e",
+    )  # by code point the second, by row or UTF-16 the first
     vocabulary = Vocabulary(list(ids), BEHAVIORS, np.arange(ITEMS, 0, -1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

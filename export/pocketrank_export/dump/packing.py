@@ -8,7 +8,7 @@ from pocketrank.encoding import Encoder, closed_segments
 from pocketrank.memory import remembered
 from pocketrank.pack import Pack
 from pocketrank.segments import MICROSECONDS
-from pocketrank.situation import columns, kept_of
+from pocketrank.timeline import columns, kept_of
 
 
 def pack_of(bundle: Bundle, encoder: Encoder, events: list[Observed], now_us: int, generation: int = 0) -> Pack:

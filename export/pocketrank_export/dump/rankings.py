@@ -246,7 +246,7 @@ def _answered(
 
     scores = score(run["state"][0], run["state_bias"][0], every, table.bias + added)
     rows = _asked(bundle, case, situation)
-    best = rows[np.lexsort((rows, -scores[rows]))]
+    best = rows[np.lexsort((table.place[rows], -scores[rows]))]
     steps = -np.diff(scores[best])
     if engine.nearest < NEAREST or ((steps > 0) & (steps < GAP)).any():
         return None
