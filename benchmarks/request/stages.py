@@ -141,12 +141,12 @@ def _catalogue_fp32(bundle: Bundle, ranker: Ranker, folder: Path) -> Work:
     model.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
     (folder / "fp32.onnx").write_bytes(model.SerializeToString())
     graph, rows = engines.load(folder, "fp32", "onnx"), np.arange(count)
-    known = ranker._now(NOW_S * MICROSECONDS)
-    bias = items.bias + known.added
+    state, _, added = ranker._now(NOW_S * MICROSECONDS).fed
+    bias = items.bias + added
     wanted = ranker.rank(10, now=NOW_S)
 
     def rank() -> np.ndarray:
-        scores = graph.run({"state": known.state, "bias": bias})["scores"][0]
+        scores = graph.run({"state": state, "bias": bias})["scores"][0]
         return best(scores, rows, 10, items)
 
     assert rank().tolist() == wanted.rows.tolist(), "both ways rank alike"

@@ -88,6 +88,11 @@ def fill(count: int, most: int) -> int:
     return next((length for length in LENGTHS if count <= length < most), most)
 
 
+def fills(count: int, most: int) -> list[int]:
+    """What so many or fewer may be filled up to, ascending."""
+    return [*(length for length in LENGTHS if length < fill(count, most)), fill(count, most)]
+
+
 def batches(encoder: Encoder, size: Int64Array) -> Iterator[tuple[int, Int64Array]]:
     """Which segments go through an encoder together: those of about one length, as few of them fill L.
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from pocketrank import engines
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Cache, Observed
-from pocketrank.choosing import choose
-from pocketrank.encoding import Encoder
+from pocketrank.deadline import Cut, Deadline, Pace, Wanted
+from pocketrank.encoding import Encoder, fills
 from pocketrank.engines import Graph
 from pocketrank.errors import BadInput, BadPack, BundleMismatch
 from pocketrank.pack import Pack
@@ -55,6 +55,7 @@ class Ranker:
         self._state, self._scorer, self._encoder = _graphs(bundle, engine)
         # Graphs of bundles that were left, for as long as a ranking by them may be asked for its reasons.
         self._left: WeakKeyDictionary[Bundle, tuple[Graph, Scorer]] = WeakKeyDictionary()
+        self._pace = Pace()
         self._known: _Known | None = None
         self._before: Situation | None = None
         self._pack = self._cached_pack()
@@ -136,6 +137,7 @@ class Ranker:
         exclude_seen: bool = False,
         *,
         exclude: Sequence[ItemId] | Candidates = (),
+        deadline_ms: float | None = None,
         diversity: float = 0.0,
         now: Time = None,
     ) -> Ranking:
@@ -147,6 +149,8 @@ class Ranker:
                 ranks the whole catalogue.
             exclude_seen: leave out items that the user has touched.
             exclude: item ids to leave out, or what `prepare` made of them; ones that the vocabulary lacks are fine.
+            deadline_ms: to be done after so many milliseconds, by the clock: what does not fit is left out, see `Cut`.
+                What the phone has kept but not looked at yet, since it was opened or synced, is taken in all the same.
             diversity: how far hits are to differ, 0 to 1; 0 takes the best. See `choosing.diverse`.
             now: time of the request, as `observe` takes it.
 
@@ -160,16 +164,25 @@ class Ranker:
             raise BadInput(f"rank: k is {k}, wanted at least 1")
         if not 0 <= diversity <= 1:
             raise BadInput(f"rank: diversity is {diversity}, wanted 0 to 1")
+        if deadline_ms is not None and not 0 < deadline_ms < float("inf"):
+            raise BadInput(f"rank: deadline_ms is {deadline_ms}, wanted a number above 0, or None for none")
+        deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3, self._pace)
         now_us = _microseconds(now)
         with self._lock:
-            known = self._now(now_us)
-            situation, chosen = known.situation, self.prepare(candidates)
-            scores = self._scorer.scores(chosen, known.state, known.state_bias, known.added)
+            known = self._now(now_us, deadline)
+            situation, chosen, asked = known.situation, *self._asked(candidates, deadline)
             left_out = self._left_out(situation, exclude_seen, exclude)
-            if left_out is not None:
-                scores[left_out[chosen.rows]] = -np.inf
-            top = choose(scores, chosen.rows, k, self.bundle.items, diversity)
-            return Ranking(chosen.rows[top], scores[top], self._basis(situation), self, situation, known.at_us)
+            wanted = Wanted(chosen, left_out, situation, k, diversity)
+            if deadline is None:
+                rows, is_whole = chosen.rows, True
+                scores = wanted.masked(self._scorer.scores(chosen, *known.fed), rows)
+                top = wanted.hits(scores, rows, self.bundle.items)
+            else:
+                rows, scores, is_whole = deadline.scores(self._scorer, wanted, known.fed)
+                with self._pace.measured(wanted.stage, wanted.units(len(rows))):
+                    top = wanted.hits(scores, rows, self.bundle.items)
+            cut = known.cut(asked, len(chosen) if is_whole else len(rows))
+            return Ranking(rows[top], scores[top], self._basis(situation), cut, self, situation, known.at_us)
 
     def prepare(self, candidates: Sequence[ItemId] | Candidates | None) -> Candidates:
         """Look candidates up once, for many requests among the same ones; arguments as of `rank`."""
@@ -180,6 +193,18 @@ class Ranker:
         if isinstance(candidates, str | bytes):
             raise BadInput(f"rank: item ids are {candidates!r}, wanted a list of them")
         return Candidates.of_ids(self.bundle, candidates)
+
+    def _asked(
+        self, candidates: Sequence[ItemId] | Candidates | None, deadline: Deadline | None
+    ) -> tuple[Candidates, int]:
+        """The candidates, of a list too long to look up in time its first ones; and how many there would have been."""
+        if deadline is None or candidates is None or isinstance(candidates, Candidates | str | bytes):
+            found = self.prepare(candidates)
+            return found, len(found)
+        fits = deadline.lookups(len(candidates))
+        with self._pace.measured("look up", fits):
+            found = self.prepare(candidates[:fits])
+        return found, len(found) + len(candidates) - fits
 
     def _left_out(
         self, situation: Situation, exclude_seen: bool, exclude: Sequence[ItemId] | Candidates
@@ -280,17 +305,36 @@ class Ranker:
             return None
         return pack
 
-    def _now(self, now_us: int) -> "_Known":
-        """The situation and the state, worked out again when something changed or the clock made a step."""
+    def _now(self, now_us: int, deadline: Deadline | None = None) -> "_Known":
+        """The situation and the state, worked out again when something changed or the clock made a step.
+
+        With a deadline from as many of the newest segments as fit, and again as soon as more do.
+        """
         step = now_us // (CLOCK_STEP_S * MICROSECONDS)
-        if self._known is None or self._known.step != step:
+        known = self._known
+        if (
+            known is None
+            or known.step != step
+            or (known.is_cut and known.used < self._usable(known.segments, deadline))
+        ):
             observed = self._cache.events()
             situation = situate(self.bundle, self._encoder, self._pack, observed, now_us, self._before)
-            run = self._state.run(situation.state_inputs(self._state, now_us))
+            self._before, segments = situation, len(situation.closed)
+            situation = situation.newest(self._usable(segments, deadline))
+            inputs = situation.state_inputs(self._state, now_us)
+            with self._pace.measured("state", inputs["mask"].shape[1]):
+                run = self._state.run(inputs)
             added = self._scorer.remembered(situation.memory, now_us // MICROSECONDS)
-            self._before = situation
-            self._known = _Known(step, now_us, situation, run["state"][0], run["state_bias"][0], added)
-        return self._known
+            known = _Known(step, now_us, situation, segments, (run["state"][0], run["state_bias"][0], added))
+            self._known = known
+        return known
+
+    def _usable(self, segments: int, deadline: Deadline | None) -> int:
+        """From how many of the newest segments a state can be worked out in time."""
+        most = self.bundle.sizes.S
+        if deadline is None or not segments:
+            return segments
+        return deadline.segments(segments, [most] if self._state.batch else fills(segments, most))
 
     def _reasons(self, situation: Situation, rows: Int64Array, at_us: int) -> list[tuple[Reason, ...]]:
         with self._lock:
@@ -311,14 +355,35 @@ class Ranker:
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A state, what it was worked out from, and when: reasons take it apart by that same clock."""
+    """A state, what it was worked out from, and when: reasons take it apart by that same clock.
+
+    Attributes:
+        step: of the clock. at_us: when.
+        situation: what the phone knows, with the segments that the state was worked out from.
+        segments: how many there are.
+        fed: state, state_bias and what the memory adds, as `Scorer.scores` takes them.
+    """
 
     step: int
     at_us: int
     situation: Situation
-    state: FloatArray
-    state_bias: FloatArray
-    added: FloatArray
+    segments: int
+    fed: tuple[FloatArray, FloatArray, FloatArray]
+
+    @property
+    def used(self) -> int:
+        """How many of the segments the state was worked out from."""
+        return len(self.situation.closed)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was worked out from fewer segments than there are."""
+        return self.used < self.segments
+
+    def cut(self, candidates: int, scored: int) -> Cut | None:
+        """What a request by this state, which scored so many candidates, left out."""
+        is_whole = candidates == scored and not self.is_cut
+        return None if is_whole else Cut(candidates, scored, self.segments, self.used)
 
 
 def _graphs(bundle: Bundle, engine: str) -> tuple[Graph, Scorer, Encoder]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pocketrank.bundle import Int64Array, ItemId
+from pocketrank.deadline import Cut
 from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason
 from pocketrank.situation import Situation
@@ -45,11 +46,13 @@ class Ranking(Sequence[Hit]):
         rows: (k,) vocabulary rows of the hits.
         scores: (k,) float32, as they are, whatever the order.
         basis: what it was ranked from: "segments", "live", "memory", "popularity".
+        cut: what was left out to be in time; None where nothing was.
     """
 
     rows: Int64Array
     scores: FloatArray
     basis: tuple[str, ...]
+    cut: Cut | None
     _ranker: "Ranker"
     _situation: Situation
     _at_us: int

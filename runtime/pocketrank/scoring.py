@@ -21,7 +21,7 @@ class Candidates:
     """Items to choose from, looked up once.
 
     Attributes:
-        rows: (I,) int64 vocabulary rows, each once.
+        rows: (I,) int64 vocabulary rows, ascending, each once.
         vectors: (I, D) int8.
         scales: (I,) float32.
         bundle: whose they are.
@@ -34,7 +34,7 @@ class Candidates:
 
     @classmethod
     def of_rows(cls, bundle: Bundle, rows: Int64Array) -> "Candidates":
-        """Those of some vocabulary rows, ascending."""
+        """Those of some vocabulary rows."""
         return cls(rows, bundle.items.vectors.take(rows, axis=0), bundle.items.scales.take(rows), bundle)
 
     @classmethod
@@ -47,6 +47,20 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def among(self, rows: Int64Array) -> Int64Array:
+        """Those of some vocabulary rows that are candidates."""
+        if not len(self):
+            return rows[:0]
+        place = np.searchsorted(self.rows, rows).clip(max=len(self) - 1)
+        found: Int64Array = rows[self.rows[place] == rows]
+        return found
+
+    @cached_property
+    def by_popularity(self) -> Int64Array:
+        """(I,) their rows, the most popular first."""
+        order: Int64Array = self.rows[np.argsort(-self.bundle.items.popularity[self.rows], kind="stable")]
+        return order
 
     def of(self, bundle: Bundle) -> "Candidates":
         """The same items in a bundle that may have taken the place of theirs."""
@@ -132,6 +146,15 @@ class Scorer:
             return self._catalogue.run({**known, "bias": bias})["scores"]
         columns: Arrays = {"candidates": candidates.vectors, "scales": candidates.scales, "bias": bias}
         return _in_chunks(self._score, columns, known, self.bundle.sizes.score_chunk, "scores")
+
+    def at_least(self, count: int) -> int:
+        """How many candidates to score at once: so many, or what a graph of fixed shapes takes at any rate."""
+        return self.bundle.sizes.score_chunk if self._score.batch else count
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether the whole catalogue can be scored at once without laying its table out first."""
+        return not self.has_catalogue or "_catalogue" in self.__dict__
 
     @cached_property
     def has_catalogue(self) -> bool:

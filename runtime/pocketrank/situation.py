@@ -4,7 +4,7 @@ Segments that the pack lacks and that are closed by now are encoded here, each o
 segment. `timeline` keeps what was worked out of earlier events; `ranker` decides when to ask again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -75,6 +75,18 @@ class Situation:
             "live_score": score,
             "live_mask": live_mask,
         }
+
+    def newest(self, count: int) -> "Situation":
+        """The same with so many of its closed segments, the newest."""
+        return replace(self, closed=self.closed.part(slice(len(self.closed) - count, None)))
+
+    @cached_property
+    def named(self) -> npt.NDArray[np.int64]:
+        """Vocabulary rows that this history speaks of: items touched, and foremost ones of segments; ascending."""
+        rows = np.concatenate([self.memory.items, self.closed.top_items.ravel(), self.live.rows])
+        rows.sort()
+        found: npt.NDArray[np.int64] = rows[np.diff(rows, prepend=-1) > 0]  # np.unique imports all of numpy.ma
+        return found
 
     @cached_property
     def seen(self) -> npt.NDArray[np.int64]:
