@@ -1,0 +1,1 @@
+"""What the runtime costs a device; see `__main__`."""
