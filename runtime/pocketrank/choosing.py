@@ -35,7 +35,8 @@ def best(scores: FloatArray, rows: Int64Array, k: int, items: Items) -> Int64Arr
         places = places[scores[places] > -np.inf]
     cost = -scores[places]
     order = np.argsort(cost, kind="stable")
-    if (np.diff(cost[order]) == 0).any():  # most requests have no ties, and never ask for the order of ids
+    ascending = cost[order]
+    if (ascending[1:] == ascending[:-1]).any():  # most requests have no ties, and never ask for the order of ids
         order = np.lexsort((items.place[rows[places]], cost))
     return places[order[:k]]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +106,7 @@ class Pace:
         return max(sorted(self._ratios)[len(self._ratios) // 2], 1.0) if self._ratios else 1.0
 
 
-@dataclass(frozen=True, eq=False)
-class Wanted:
+class Wanted(NamedTuple):
     """What is asked of one request.
 
     Attributes:

@@ -198,7 +198,7 @@ class Ranker:
         self, candidates: Sequence[ItemId] | Candidates | None, deadline: Deadline | None
     ) -> tuple[Candidates, int]:
         """The candidates, of a list too long to look up in time its first ones; and how many there would have been."""
-        if deadline is None or candidates is None or isinstance(candidates, Candidates | str | bytes):
+        if deadline is None or not isinstance(candidates, Sequence) or isinstance(candidates, str | bytes):
             found = self.prepare(candidates)
             return found, len(found)
         fits = deadline.lookups(len(candidates))
