@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from pocketrank.ranker import Ranker
     from pocketrank.ranking import Hit, Ranking
     from pocketrank.reasons import Reason
+    from pocketrank.words import Explanation
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Hit", "Pack", "Ranker", "Ranking", "Reason"]
+__all__ = ["Bundle", "Explanation", "Hit", "Pack", "Ranker", "Ranking", "Reason"]
 _HOME = {
     "Bundle": "bundle",
+    "Explanation": "words",
     "Pack": "pack",
     "Hit": "ranking",
     "Ranker": "ranker",

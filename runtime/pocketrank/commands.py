@@ -1,4 +1,4 @@
-"""Subcommands of the device: observe, rank, verify; others have modules of their own. Light to import."""
+"""Subcommands of the device: observe, rank, explain, verify; others have modules of their own. Light to import."""
 
 import argparse
 import re
@@ -72,6 +72,9 @@ def _rank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, help="hits wanted (default: 10)")
     parser.add_argument("--candidates", nargs="+", help="rank these items only (default: the whole catalogue)")
     parser.add_argument("--exclude-seen", action="store_true", help="leave out what the user has touched")
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="leave out these items")
+    parser.add_argument("--diversity", type=float, default=0.0, help="how far hits are to differ, 0 to 1 (default: 0)")
+    parser.add_argument("--deadline-ms", type=float, help="leave out what does not fit into so many milliseconds")
     parser.add_argument("--reasons", action="store_true", help="say what each past segment added")
     parser.add_argument("--now", type=moment, help="time of the request (default: now)")
     parser.add_argument("--repeat", type=int, default=0, metavar="N", help="time N more requests")
@@ -79,6 +82,8 @@ def _rank_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _rank(arguments: argparse.Namespace) -> Report:
+    from pocketrank.words import basis  # noqa: PLC0415
+
     with _open(arguments) as ranker:
         ids = ranker.bundle.items.row
         candidates = None
@@ -87,15 +92,25 @@ def _rank(arguments: argparse.Namespace) -> Report:
             for item in candidates:
                 if item not in ids:
                     raise UnknownItem(f"rank: item {item!r} is not among the bundle's {len(ids):,}; see item_ids.json")
-        options = {"k": arguments.k, "candidates": candidates, "exclude_seen": arguments.exclude_seen}
+        options = {
+            "k": arguments.k,
+            "candidates": candidates,
+            "exclude_seen": arguments.exclude_seen,
+            "exclude": [_item(ids, text) for text in arguments.exclude],
+            "deadline_ms": arguments.deadline_ms,
+            "diversity": arguments.diversity,
+        }
         ranking = ranker.rank(**options, now=arguments.now)
         hits = [_hit(place, hit, arguments.reasons) for place, hit in enumerate(ranking, 1)]
         facts: dict[str, Any] = {"basis": list(ranking.basis), "engine": ranker.engine, "hits": hits}
+        if ranking.cut:
+            facts["cut"] = asdict(ranking.cut)
         if arguments.repeat:
             facts["rank_ms"], facts["cold_ms"] = _timed(ranker, options, arguments.now, arguments.repeat)
         if ranker.refused:
             facts["pack_refused"] = ranker.refused
-    return Report(facts, {"hits": ""}, "\n".join(map(_line, hits)))
+    shown = {"hits": "", "basis": basis(ranking.basis), "cut": str(ranking.cut)}
+    return Report(facts, shown, "\n".join(map(_line, hits)))
 
 
 def _timed(ranker: Any, options: dict[str, Any], now: Any, times: int) -> tuple[float, float]:
@@ -118,12 +133,13 @@ def _timed(ranker: Any, options: dict[str, Any], now: Any, times: int) -> tuple[
 def _hit(place: int, hit: Any, with_reasons: bool) -> dict[str, Any]:
     found = {"rank": place, "item": hit.item, "score": round(hit.score, 6)}
     if with_reasons:
-        found["reasons"] = [
-            {name: getattr(reason, name) for name in ("kind", "added", "start_s", "end_s")}
-            | {"items": list(reason.items)}
-            for reason in hit.reasons
-        ]
+        found["reasons"] = [_told(reason) for reason in hit.reasons]
     return found
+
+
+def _told(reason: Any) -> dict[str, Any]:
+    parts = {name: getattr(reason, name) for name in ("kind", "added", "start_s", "end_s")}
+    return {**parts, "items": list(reason.items)}
 
 
 def _line(hit: dict[str, Any]) -> str:
@@ -133,6 +149,31 @@ def _line(hit: dict[str, Any]) -> str:
     told = [Reason(**{**reason, "items": tuple(reason["items"])}) for reason in hit.get("reasons", [])]
     told = [reason for reason in told if reason.kind not in ("base", "interaction")][:2]
     return line + "".join(f"\n{'':16}{reason}" for reason in told)
+
+
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("item", help="item id")
+    parser.add_argument("--noun", help='what a segment is to people, such as "basket" (default: by the policy)')
+    parser.add_argument("--now", type=moment, help="time of the question, days as in UTC (default: now, days as here)")
+    _device_arguments(parser)
+
+
+def _explain(arguments: argparse.Namespace) -> Report:
+    with _open(arguments) as ranker:
+        item = _item(ranker.bundle.items.row, arguments.item)
+        found = ranker.explain(item, arguments.now, arguments.noun)
+        facts: dict[str, Any] = {
+            "item": found.item,
+            "score": round(found.score, 6),
+            "basis": found.basis,
+            "reasons": [
+                {**_told(reason), "words": words} for reason, words in zip(found.reasons, found.words, strict=True)
+            ],
+        }
+        shown = dict.fromkeys(facts, "")
+        if ranker.refused:
+            facts["pack_refused"] = ranker.refused
+    return Report(facts, shown, str(found))
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +230,13 @@ COMMANDS = (
         "pocketrank rank --bundle bundle --cache cache.db --pack packs/7.safetensors -k 5 --reasons",
         _rank_arguments,
         _rank,
+    ),
+    Command(
+        "explain",
+        "say why an item has the score it has",
+        "pocketrank explain p-17 --bundle bundle --cache cache.db --noun basket",
+        _explain_arguments,
+        _explain,
     ),
     Command(
         "verify",

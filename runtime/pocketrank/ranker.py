@@ -6,7 +6,7 @@ score graph alone.
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -17,13 +17,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank import engines
+from pocketrank import engines, words
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Cache, Observed
 from pocketrank.deadline import Cut, Deadline, Pace, Wanted
 from pocketrank.encoding import Encoder, fills
 from pocketrank.engines import Graph
-from pocketrank.errors import BadInput, BadPack, BundleMismatch
+from pocketrank.errors import BadInput, BadPack, BundleMismatch, UnknownItem
 from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
 from pocketrank.ranking import Ranking
@@ -35,6 +35,7 @@ from pocketrank.situation import Situation, situate
 from pocketrank.synced_bundle import REFUSED, Opener, opened_bundle
 from pocketrank.timeline import kept_of
 from pocketrank.times import to_us
+from pocketrank.words import Explanation
 
 if TYPE_CHECKING:
     from pocketrank.sync import Synced
@@ -218,6 +219,33 @@ class Ranker:
         if len(exclude):
             found[self.prepare(exclude).rows] = True
         return found
+
+    def explain(
+        self, item: ItemId, now: Time = None, noun: str | None = None, name: Callable[[ItemId], str] = str
+    ) -> Explanation:
+        """Say why an item has the score it has.
+
+        Args:
+            item: its id.
+            now: time of the question, as `observe` takes it; a datetime's zone is the one that days are told in, and
+                else the device's.
+            noun: what a segment is to people, such as "basket"; None goes by the policy: "visit", "day" ...
+            name: what people call an item, by its id.
+
+        Raises:
+            UnknownItem: the vocabulary lacks the item.
+        """
+        with self._lock:
+            row = self.bundle.items.row.get(_item_id(item))
+            if row is None:
+                count = self.bundle.sizes.I
+                raise UnknownItem(f"explain: item {item!r} is not among the bundle's {count:,}; see item_ids.json")
+            found = self.rank(1, [item], now=now)
+            moment = now if isinstance(now, datetime) else words.at(found._at_us // MICROSECONDS)
+            # Not `found.reasons`: on Python 3.11 that may wait for a thread which waits for the lock that is held here.
+            (parts,) = self._reasons(found._situation, found.rows, found._at_us)
+            told = words.basis(found.basis)
+            return words.explanation(found._situation, row, float(found.scores[0]), parts, told, noun, name, moment)
 
     def forget(self) -> None:
         """Remove every event and the pack from the device."""

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pocketrank import Bundle, engines
+from pocketrank import Bundle, Ranker, engines
 from pocketrank.cache import Observed
 from pocketrank.cli import main
 from pocketrank.encoding import Encoder
@@ -169,6 +171,31 @@ def test_every_ranking_holds_on_every_engine(dump: Path, engine: str) -> None:
     found = replay(dump, engine)
     assert found["wrong"] == []
     assert found["rankings"] > 20 * len(KINDS)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "litert"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(0, 40), has_pack=st.booleans())
+def test_reasons_sum_to_the_score_whatever_the_fusion_and_the_engine(
+    dump: Path, kind: Kind, engine: str, seed: int, count: int, has_pack: bool
+) -> None:
+    """Of the whole catalogue and of candidates, some of them unknown; `explain` says the same."""
+    random, packs = np.random.default_rng(seed), dump / "rankings" / kind.name
+    pack = packs / "full.safetensors" if has_pack else None
+    with Ranker.open(dump / "bundles" / kind.name, pack=pack, engine=engine) as ranker:
+        ids, names = ranker.bundle.items.ids, ranker.bundle.manifest.behaviors
+        now_s = (1_700_000_000_000_000 if ranker._pack is None else ranker._pack.through[0]) // 1_000_000
+        for pause in random.choice([0, 20, 2700, 93_600], count).tolist():
+            now_s += pause
+            item = ids[random.integers(len(ids))] if random.random() < 0.9 else "gone"
+            ranker.observe(item, names[random.integers(len(names))], at=now_s)
+        asked = [ids[row] for row in random.permutation(len(ids))[:7]]
+        for candidates in (None, [*asked, "no such item"]):
+            for hit in ranker.rank(5, candidates, now=now_s + 3):
+                assert abs(sum(one.added for one in hit.reasons) - hit.score) <= 1e-5 * max(1, abs(hit.score))
+        told = ranker.explain(asked[0], now_s + 3)
+        assert abs(sum(one.added for one in told.reasons) - told.score) <= 1e-5 * max(1, abs(told.score))
 
 
 def test_state_inputs_are_those_of_a_phone_with_onnxruntime(dump: Path) -> None:

@@ -77,6 +77,12 @@ def test_importing_the_device_package_brings_numpy_and_safetensors_and_nothing_e
     assert ours == {"pocketrank"}
 
 
+def test_nothing_is_done_at_import_and_the_ranker_brings_no_engine_no_crypto_and_no_network() -> None:
+    lazily = {"onnxruntime", "cryptography", "httpx2", "sqlite3", "ssl", "socket", "numpy", "safetensors"}
+    assert imported_by("import pocketrank") & lazily - imported_by("pass") == set()
+    assert imported_by("from pocketrank import Ranker") & (HEAVY | ENGINES | {"cryptography", "httpx2", "ssl"}) == set()
+
+
 def test_help_of_every_command_of_every_room_imports_nothing_heavy() -> None:
     lines = ["--help", "--version", *(f"{name} --help" for name in commands())]
     assert imported_by_commands(*lines) & (HEAVY | ENGINES) == set()

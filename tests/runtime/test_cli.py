@@ -106,7 +106,7 @@ def test_rank_prints_hits_and_reasons_for_people(run: Run) -> None:
     place = next(place for place, line in enumerate(lines) if line.endswith("  p-3"))
     told = {re.sub(r" [+-]\d+\.\d\d$", "", line.strip()) for line in lines[place + 1 : place + 3]}
     assert told == {"2023-11-14 p-3, p-4", "memory"}
-    assert lines[-2:] == ["basis   segments, memory, popularity", "engine  onnx"]
+    assert lines[-2:] == ["basis   past segments, item memory and popularity", "engine  onnx"]
 
 
 def test_rank_with_a_pack_candidates_and_reasons(facts: Any, slow: Slow, tmp_path: Path) -> None:
@@ -122,6 +122,35 @@ def test_rank_with_a_pack_candidates_and_reasons(facts: Any, slow: Slow, tmp_pat
     assert again == found
     left = facts("rank --cache c.db --exclude-seen --now", NOW)
     assert {hit["item"] for hit in left["hits"]} == set(IDS) - {event.item for event in DAY[:14]}
+
+
+def test_rank_leaves_out_what_is_blocked_takes_variety_and_says_what_a_deadline_cut(facts: Any, run: Run) -> None:
+    facts("observe --cache c.db p-3 p-4 --behavior buy --at", AT)
+    plain = [hit["item"] for hit in facts("rank --cache c.db -k 4 --now", NOW)["hits"]]
+    blocked = facts("rank --cache c.db -k 4 --now", NOW, "--exclude", plain[0], "p-99")["hits"]
+    assert [hit["item"] for hit in blocked][:3] == plain[1:]
+    varied = [hit["item"] for hit in facts("rank --cache c.db -k 4 --diversity 1 --now", NOW)["hits"]]
+    assert (varied[0], varied == plain) == (plain[0], False)
+    assert "cut" not in facts("rank --cache c.db -k 4 --deadline-ms 10000 --now", NOW)
+    assert refused(run("rank --diversity 2")) == "BadInput: rank: diversity is 2.0, wanted 0 to 1"
+
+
+def test_explain_says_why_in_words(run: Run, facts: Any) -> None:
+    assert run("observe --cache c.db p-3 p-4 --behavior buy --at", AT)[0] == 0
+    code, out, err = run("explain p-3 --cache c.db --noun basket --now", NOW)
+    assert (code, err) == (0, "")
+    first, *lines = out.splitlines()
+    assert re.fullmatch(r"p-3: -?\d+\.\d\d, from past segments, item memory and popularity", first)
+    said = {line.split("  ", 1)[1] for line in lines}
+    assert {"your basket of 14 November: p-3, p-4", "once before, last on 14 November"} <= said
+    found = facts("explain p-3 --cache c.db --noun basket --now", NOW)
+    assert {reason["words"] for reason in found["reasons"]} == said
+    assert sum(reason["added"] for reason in found["reasons"]) == pytest.approx(found["score"], abs=2e-5)
+    assert "popularity alone" in run("explain p-3")[1]
+
+
+def test_rank_says_in_words_that_nothing_is_known(run: Run) -> None:
+    assert "\nbasis   popularity alone: nothing is known of this user\n" in run("rank")[1]
 
 
 def test_rank_times_requests(facts: Any) -> None:
@@ -203,6 +232,7 @@ def test_inspect_tells_a_bundle_a_pack_and_a_cache_apart(facts: Any, slow: Slow,
             1,
             "UnknownItem: rank: item 'p-99' is not among the bundle's 12; see item_ids.json",
         ),
+        ("explain p-99", 1, "UnknownItem: explain: item 'p-99' is not among the bundle's 12; see item_ids.json"),
         ("rank --pack nowhere", 1, "BadPack: nowhere: no such file; make one with: pocketrank pack USER"),
         (
             "rank --bundle nowhere",
@@ -284,7 +314,7 @@ def test_wrong_usage_exits_with_two(run: Run, line: str, message: str) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", ["observe", "rank", "verify", "inspect"])
+@pytest.mark.parametrize("command", ["observe", "rank", "explain", "verify", "inspect"])
 def test_help_shows_an_example(run: Run, command: str) -> None:
     code, out, _ = run(f"{command} --help")
     assert code == 0

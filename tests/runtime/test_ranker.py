@@ -514,6 +514,46 @@ def test_threads_that_hammer_lose_no_event_and_see_whole_rankings(bundle_dir: Pa
         agree(ranker, slow, DAY)
 
 
+def test_eight_threads_observe_rank_and_explain_as_one_after_the_other_would(
+    bundle_dir: Path, slow: Slow, tmp_path: Path
+) -> None:
+    """Every ranking is whole, of some events that had come; in the end nothing is lost and nothing is there twice."""
+    log = [Event(7 * n + n // 9 * 2000, f"p-{n % 13}", "buy" if n % 5 == 0 else "view", 1.0 + n % 3) for n in range(96)]
+    now_s = START_S + log[-1].at + 5
+    failed: list[BaseException] = []
+    with Ranker.open(bundle_dir, tmp_path / "cache.db") as ranker:
+        together = threading.Barrier(8)
+
+        def all_of_it(number: int) -> None:
+            try:
+                together.wait(60)
+                for place, event in enumerate(log[number::8]):
+                    watched(ranker, [event])
+                    found = ranker.rank(len(IDS), now=now_s, deadline_ms=1000 if place % 3 == 0 else None)
+                    assert len(found) == len(IDS)
+                    assert (np.diff(found.scores) <= 0).all()
+                    for hit in found[:2]:
+                        assert sum(r.added for r in hit.reasons) == pytest.approx(hit.score, abs=1e-4)
+                    told = ranker.explain(IDS[place % 12], now_s)
+                    assert sum(r.added for r in told.reasons) == pytest.approx(told.score, abs=1e-4)
+                    assert len(ranker.rank(3, exclude=IDS[:6], diversity=0.5, now=now_s)) == 3
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=all_of_it, args=(number,), daemon=True) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+            assert not thread.is_alive(), "they wait for each other"
+        assert not failed
+        agree(ranker, slow, log, now_s)
+        with Ranker.open(bundle_dir) as alone:
+            watched(alone, log).rank(1, now=now_s)
+            assert scores(ranker, now_s) == scores(alone, now_s)
+            assert ranker.explain("p-1", now_s) == alone.explain("p-1", now_s)
+
+
 def test_a_ranking_reads_as_a_sequence_of_hits(bundle_dir: Path) -> None:
     with Ranker.open(bundle_dir) as ranker:
         ranking = watched(ranker, DAY).rank(4, now=NOW_S)
