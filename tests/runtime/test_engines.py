@@ -26,6 +26,15 @@ def test_onnxruntime_runs_the_graphs_at_any_size(bundle_dir: Path) -> None:
     assert encoder.batch == 0
 
 
+def test_onnxruntime_is_set_for_phones(bundle_dir: Path) -> None:
+    graph = engines.load(bundle_dir, "state", "onnx")
+    assert isinstance(graph, engines.OnnxGraph)
+    options = graph._session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+    assert not options.enable_cpu_mem_arena
+    assert graph._session.get_providers() == ["CPUExecutionProvider"]
+
+
 def test_an_unknown_engine_is_refused_by_name(bundle_dir: Path) -> None:
     with pytest.raises(UsageError) as caught:
         engines.load(bundle_dir, "state", "gpu")
