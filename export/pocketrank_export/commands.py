@@ -139,6 +139,7 @@ def _export(arguments: argparse.Namespace) -> Report:
     from pocketrank import engines  # noqa: PLC0415
     from pocketrank.bundle import Bundle  # noqa: PLC0415
     from pocketrank.signing import signer  # noqa: PLC0415
+    from pocketrank_export.attributes import attributes_of  # noqa: PLC0415
     from pocketrank_export.exporting import write_bundle  # noqa: PLC0415
 
     sign = None if arguments.sign is None else signer(arguments.sign)  # first, so that a wrong key costs no time
@@ -152,6 +153,7 @@ def _export(arguments: argparse.Namespace) -> Report:
             raise UsageError(f"export: --{option.replace('_', '-')} {given:g}: wanted 0 or more")
     project = Project.open(arguments.project)
     trained, builder = opened(project)
+    attributes = attributes_of(project, trained.vocabulary.items)
     path = quality_path(project)
     quality = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     folder = arguments.out or project.bundle_dir
@@ -171,6 +173,7 @@ def _export(arguments: argparse.Namespace) -> Report:
             shipping.Budget(loss, arguments.budget_mb),
             is_encoder_too=arguments.encoder,
             sign=sign,
+            attributes=attributes,
         )
         told = {"variants": {name: row.facts() for name, row in found.rows.items()}}
         text = f"{shipping.text(list(found.rows.values()))}\n"
@@ -185,7 +188,7 @@ def _export(arguments: argparse.Namespace) -> Report:
                 verdict=found.why,
             )
     else:
-        write_bundle(trained, builder, quality, folder, sign)
+        write_bundle(trained, builder, quality, folder, sign, attributes=attributes)
     manifest = Bundle.open(folder).manifest
     files = {name: facts["size"] for name, facts in manifest.files.items()}
     facts = {

@@ -16,6 +16,7 @@ import numpy as np
 
 from pocketrank import engines, selftest, tensors
 from pocketrank.atomic import folder_beside
+from pocketrank.attributes import FILE_NAME as ATTRIBUTES
 from pocketrank.bundle import FORMAT, Bundle, Items, Manifest
 from pocketrank.command import progress
 from pocketrank.errors import CheckFailed, UsageError
@@ -42,6 +43,7 @@ def write_bundle(
     folder: Path,
     sign: Sign | None = None,
     ready: Path | None = None,
+    attributes: bytes = b"",
 ) -> dict[str, Any]:
     """Export, hold every installed engine against the golden cases, and put the bundle in place.
 
@@ -52,6 +54,7 @@ def write_bundle(
         folder: the bundle; an old one is replaced when the new one is whole.
         sign: makes a signature of the manifest's bytes; None leaves the bundle unsigned.
         ready: a folder of graphs of this very model that are not exported again; the golden cases hold them as well.
+        attributes: content of `item_attributes.json`; empty for none.
 
     Returns:
         Parity by engine.
@@ -61,7 +64,7 @@ def write_bundle(
         CheckFailed: an engine does not agree with the model; nothing is written.
     """
     with folder_beside(folder) as draft:
-        parity = fill(draft, trained, builder, quality, ready)
+        parity = fill(draft, trained, builder, quality, ready, attributes)
         signed(draft, sign)
     return parity
 
@@ -73,7 +76,12 @@ def signed(folder: Path, sign: Sign | None) -> None:
 
 
 def fill(
-    folder: Path, trained: Trained, builder: Builder, quality: Mapping[str, Any], ready: Path | None = None
+    folder: Path,
+    trained: Trained,
+    builder: Builder,
+    quality: Mapping[str, Any],
+    ready: Path | None = None,
+    attributes: bytes = b"",
 ) -> dict[str, Any]:
     """The same into an empty folder, which is nobody's bundle yet."""
     import torch  # noqa: PLC0415
@@ -91,6 +99,8 @@ def fill(
     if sizes.H == 1:
         to_catalogue(sizes, folder / "catalogue.onnx")
     write_items(folder, items)
+    if attributes:
+        (folder / ATTRIBUTES).write_bytes(attributes)
     cases = golden_cases(trained.model, items, sizes, builder)
     reference = {"reference": f"torch {torch.__version__.partition('+')[0]}"}
     tensors.save(folder / "golden.safetensors", cases, reference)

@@ -132,6 +132,11 @@ class ItemTable:
         return cls(path, table[ID].to_pylist(), columns)
 
     @property
+    def of_text(self) -> list[str]:
+        """Names of the columns of text, or of lists of it."""
+        return [name for name, column in self.columns.items() if _holds_text(column)]
+
+    @property
     def digest(self) -> str:
         """A hash of the file's bytes."""
         with self.path.open("rb") as file:

@@ -125,6 +125,7 @@ def ship(
     *,
     is_encoder_too: bool,
     sign: Sign | None = None,
+    attributes: bytes = b"",
 ) -> Shipped:
     """Export the best of some variants.
 
@@ -137,6 +138,7 @@ def ship(
         budget: what it may cost.
         is_encoder_too: quantise the encoder as well, which gives another encoder_id.
         sign: makes a signature of the manifest's bytes; None leaves the bundle unsigned.
+        attributes: content of `item_attributes.json`; empty for none.
 
     Raises:
         UsageError: the model has no fusion, so there is nothing to run on a phone.
@@ -151,7 +153,7 @@ def ship(
     with tempfile.TemporaryDirectory(prefix="pocketrank-") as room:
         places = {FP32: Path(room) / FP32}
         places[FP32].mkdir()
-        parity = exporting.fill(places[FP32], trained, builder, quality)
+        parity = exporting.fill(places[FP32], trained, builder, quality, attributes=attributes)
         kept: dict[str, list[str]] = {}
         refused: dict[str, str] = {}
         for variant in variants:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pocketrank.atomic import write_bytes
 from pocketrank.command import Report
-from pocketrank.config import FILE_NAME, EventsConfig, MemoryConfig, SegmentsConfig, SyncConfig, parse
+from pocketrank.config import FILE_NAME, EventsConfig, ItemsConfig, MemoryConfig, SegmentsConfig, SyncConfig, parse
 from pocketrank.errors import BadConfig, BadInput, UsageError
 
 STARTER = Path(__file__).parent / "starter"
@@ -23,6 +23,7 @@ SECTIONS: dict[str, type] = {
     "events": EventsConfig,
     "segments": SegmentsConfig,
     "memory": MemoryConfig,
+    "items": ItemsConfig,
     "sync": SyncConfig,
 }
 # Sections of the training room: their keys are checked where they are read, by `pocketrank train`.

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank import __version__, bundle_files, strict_json, tensors
+from pocketrank import __version__, attributes, bundle_files, strict_json, tensors
+from pocketrank.attributes import Attributes
 from pocketrank.compaction import Compaction, compaction_from
 from pocketrank.config import hold, parse
 from pocketrank.errors import BadBundle, BadConfig, BadTensors, one_line
@@ -167,12 +168,14 @@ class Bundle:
 
     Attributes:
         signed_by: fingerprint of the key that it was demanded to be signed with; None where none was.
+        attributes: what it says of its items beside their vectors.
     """
 
     folder: Path
     manifest: Manifest
     items: Items
     signed_by: str | None = None
+    attributes: Attributes = field(default_factory=lambda: Attributes({}, 0))
 
     @classmethod
     def open(cls, folder: str | Path, verify_key: Key | None = None) -> "Bundle":
@@ -193,8 +196,9 @@ class Bundle:
         signer = None if verify_key is None else bundle_files.check_signature(folder, content, verify_key)
         manifest = _manifest(folder / bundle_files.MANIFEST, content)
         sizes = _sizes(folder, manifest)
-        kept = bundle_files.check_files(folder, manifest.files, NEEDED, _largest(sizes))
-        opened = cls(folder, manifest, _items(folder, kept), signer)
+        optional = [attributes.FILE_NAME] if attributes.FILE_NAME in manifest.files else []
+        kept = bundle_files.check_files(folder, manifest.files, [*NEEDED, *optional], _largest(sizes))
+        opened = cls(folder, manifest, _items(folder, kept), signer, _attributes(folder, kept, sizes.I))
         opened._check_table()
         return opened
 
@@ -308,9 +312,19 @@ def _sizes(folder: Path, manifest: Manifest) -> Sizes:
 
 
 def _largest(sizes: Sizes) -> dict[str, int]:
-    """Bytes that the files which are read whole can have: ids of 256 bytes each, a table of eight bytes a number."""
+    """Bytes that the files which are read whole can have: so many an item, and of a table eight a number."""
     table = 8 * (sizes.I + 1) * (sizes.D + 3)
-    return {"item_ids.json": 256 * sizes.I + 64, "items.safetensors": table + tensors.HEADER_MOST}
+    return {
+        "item_ids.json": 256 * sizes.I + 64,
+        "items.safetensors": table + tensors.HEADER_MOST,
+        attributes.FILE_NAME: attributes.BYTES_AN_ITEM * sizes.I,
+    }
+
+
+def _attributes(folder: Path, content: Mapping[str, bytes], items: int) -> Attributes:
+    if attributes.FILE_NAME not in content:
+        return Attributes({}, items)
+    return Attributes.from_bytes(content[attributes.FILE_NAME], items, str(folder / attributes.FILE_NAME))
 
 
 def _items(folder: Path, content: Mapping[str, bytes]) -> Items:

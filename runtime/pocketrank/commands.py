@@ -73,6 +73,9 @@ def _rank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates", nargs="+", help="rank these items only (default: the whole catalogue)")
     parser.add_argument("--exclude-seen", action="store_true", help="leave out what the user has touched")
     parser.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="leave out these items")
+    parser.add_argument(
+        "--where", nargs="+", default=[], metavar="NAME=VALUE", help="items that have it; of one name, either value"
+    )
     parser.add_argument("--diversity", type=float, default=0.0, help="how far hits are to differ, 0 to 1 (default: 0)")
     parser.add_argument("--deadline-ms", type=float, help="leave out what does not fit into so many milliseconds")
     parser.add_argument("--reasons", action="store_true", help="say what each past segment added")
@@ -97,6 +100,7 @@ def _rank(arguments: argparse.Namespace) -> Report:
             "candidates": candidates,
             "exclude_seen": arguments.exclude_seen,
             "exclude": [_item(ids, text) for text in arguments.exclude],
+            "where": _where(arguments.where),
             "deadline_ms": arguments.deadline_ms,
             "diversity": arguments.diversity,
         }
@@ -111,6 +115,16 @@ def _rank(arguments: argparse.Namespace) -> Report:
             facts["pack_refused"] = ranker.refused
     shown = {"hits": "", "basis": basis(ranking.basis), "cut": str(ranking.cut)}
     return Report(facts, shown, "\n".join(map(_line, hits)))
+
+
+def _where(pairs: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise UsageError(f"rank: --where {pair}: wanted NAME=VALUE, such as --where category=dairy")
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def _timed(ranker: Any, options: dict[str, Any], now: Any, times: int) -> tuple[float, float]:

@@ -125,6 +125,17 @@ class MemoryConfig:
 
 
 @dataclass(frozen=True)
+class ItemsConfig:
+    """[items]: what a bundle says of items beside their vectors.
+
+    Attributes:
+        attributes: columns of the items file, of text or lists of it, that requests may ask for (`where`).
+    """
+
+    attributes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class SyncConfig:
     """[sync]: whom `serve` gives packs, how often, and which phones are offered the bundle.
 
@@ -185,13 +196,13 @@ class Project:
             sections = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadConfig(f"{path}: not TOML ({error}); mend the line it names") from None
-        known = {"events", "segments", "memory", "model", "training", "sync"}
+        known = {"events", "segments", "memory", "items", "model", "training", "sync"}
         for name, value in sections.items():
             if name not in known or not isinstance(value, dict):
                 raise BadConfig(f"{path}: unknown section [{name}]{_nearest(name, known)}")
         project = cls(root, sections)
         # All of them at once, so that a slip in one stops the first command and not the one that comes to need it.
-        _ = project.events, project.memory, project.segments.cutter(), project.sync
+        _ = project.events, project.memory, project.items, project.segments.cutter(), project.sync
         return project
 
     def section(self, name: str, cls: type[T]) -> T:
@@ -212,6 +223,11 @@ class Project:
     def memory(self) -> MemoryConfig:
         """The [memory] section."""
         return self.section("memory", MemoryConfig)
+
+    @cached_property
+    def items(self) -> ItemsConfig:
+        """The [items] section."""
+        return self.section("items", ItemsConfig)
 
     @cached_property
     def sync(self) -> SyncConfig:

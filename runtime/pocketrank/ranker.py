@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank import engines, words
+from pocketrank.attributes import Where
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Cache, Observed
 from pocketrank.deadline import Cut, Deadline, Pace, Wanted
@@ -138,6 +139,7 @@ class Ranker:
         exclude_seen: bool = False,
         *,
         exclude: Sequence[ItemId] | Candidates = (),
+        where: Where | None = None,
         deadline_ms: float | None = None,
         diversity: float = 0.0,
         now: Time = None,
@@ -150,6 +152,8 @@ class Ranker:
                 ranks the whole catalogue.
             exclude_seen: leave out items that the user has touched.
             exclude: item ids to leave out, or what `prepare` made of them; ones that the vocabulary lacks are fine.
+            where: attribute -> value, or several: only items that have one of them, of each attribute; those that the
+                bundle carries, `bundle.attributes`.
             deadline_ms: to be done after so many milliseconds, by the clock: what does not fit is left out, see `Cut`.
                 What the phone has kept but not looked at yet, since it was opened or synced, is taken in all the same.
             diversity: how far hits are to differ, 0 to 1; 0 takes the best. See `choosing.diverse`.
@@ -159,7 +163,7 @@ class Ranker:
             At most k hits, best first, ties by item id; with `diversity` in the order in which they were taken.
 
         Raises:
-            BadInput: k is less than 1, diversity is not 0 to 1, or item ids are no list.
+            BadInput: k, deadline_ms or diversity cannot be, item ids are no list, or the bundle lacks an attribute.
         """
         if k < 1:
             raise BadInput(f"rank: k is {k}, wanted at least 1")
@@ -172,7 +176,7 @@ class Ranker:
         with self._lock:
             known = self._now(now_us, deadline)
             situation, chosen, asked = known.situation, *self._asked(candidates, deadline)
-            left_out = self._left_out(situation, exclude_seen, exclude)
+            left_out = self._left_out(situation, exclude_seen, exclude, where or {})
             wanted = Wanted(chosen, left_out, situation, k, diversity)
             if deadline is None:
                 rows, is_whole = chosen.rows, True
@@ -208,12 +212,12 @@ class Ranker:
         return found, len(found) + len(candidates) - fits
 
     def _left_out(
-        self, situation: Situation, exclude_seen: bool, exclude: Sequence[ItemId] | Candidates
+        self, situation: Situation, exclude_seen: bool, exclude: Sequence[ItemId] | Candidates, where: Where
     ) -> npt.NDArray[np.bool_] | None:
         """(I,) True for items that a request does not want; None where it wants any."""
-        if not exclude_seen and not len(exclude):
+        if not exclude_seen and not len(exclude) and not where:
             return None
-        found = np.zeros(self.bundle.sizes.I, np.bool_)
+        found = ~self.bundle.attributes.wanted(where) if where else np.zeros(self.bundle.sizes.I, np.bool_)
         if exclude_seen:
             found[situation.seen] = True
         if len(exclude):

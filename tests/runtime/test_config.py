@@ -65,7 +65,7 @@ def test_compaction_is_said_as_a_manifest_says_it(tmp_path: Path, text: str, com
     ("text", "message"),
     [
         ("[segment]", " unknown section [segment]; did you mean 'segments'?"),
-        ("[xyz]", " unknown section [xyz]; known are events, memory, model, segments, sync, training"),
+        ("[xyz]", " unknown section [xyz]; known are events, items, memory, model, segments, sync, training"),
         ("events = 3", " unknown section [events]; did you mean 'events'?"),
         ("[segments]\ngap = 3", " [segments]: unknown key 'gap'; did you mean 'gap_s'?"),
         ("[segments]\ngap_s = 'long'", " [segments] gap_s: found 'long', wanted int"),
