@@ -68,7 +68,7 @@ class Attributes:
         found = np.ones(self._items, np.bool_)
         for name, values in where.items():
             if name not in self._columns:
-                known = f"it has {', '.join(self.names)}" if self._columns else "it has none"
+                known = f"it has {one_line(', '.join(self.names))}" if self._columns else "it has none"
                 raise BadInput(
                     f"rank: where names {name!r}, which this bundle does not say of its items ({known}); "
                     "name it in [items] attributes and export again"

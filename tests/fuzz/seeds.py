@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketrank.attributes import FILE_NAME as ATTRIBUTES
 from pocketrank.bundle import Bundle
 from pocketrank.compaction import Kept
 from pocketrank.pack import Pack
@@ -48,6 +49,8 @@ def make_seeds(folder: Path, given: Path | None = None) -> list[Seed]:
         length=6,
         lateness_s=60,
     )
+    values = {"category": ["dairy", None, "bread", "fruit"] * 5, "labels": [["fresh"], [], None, ["a", "b"]] * 5}
+    (log / ATTRIBUTES).write_text(json.dumps(values))
     return [_seed(bundle, folder) for bundle in (ring, log)]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pocketrank import engines, inspect_command
+from pocketrank.attributes import FILE_NAME as ATTRIBUTES
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Cache
 from pocketrank.errors import BadBundle, BadPack, BundleMismatch
@@ -200,6 +201,11 @@ def _hashed_ids(rng: Random, seed: Seed, _: Seed) -> Spoiled:
     return Spoiled("item ids, hashed anew", refreshed(files))
 
 
+def _hashed_attributes(rng: Random, seed: Seed, other: Seed) -> Spoiled:
+    content = next((one.files[ATTRIBUTES] for one in (seed, other) if ATTRIBUTES in one.files), b"{}")
+    return Spoiled("attributes, hashed anew", refreshed({**seed.files, ATTRIBUTES: spoil_json(rng, content)}))
+
+
 def _swapped(rng: Random, seed: Seed, other: Seed) -> Spoiled:
     name, its = rng.choice([*OTHERS, *GRAPHS]), rng.choice([*OTHERS, *GRAPHS])
     files = {**seed.files, name: rng.choice([seed, other]).files[its]}
@@ -232,7 +238,17 @@ def _named(rng: Random, seed: Seed, _: Seed) -> Spoiled:
 WAYS = [
     *(_manifest_entries, _manifest_entries, _manifest_entries, _manifest_numbers, _manifest_numbers, _manifest_bytes),
     *(_file_bytes, _hashed_bytes),
-    *(_hashed_tensors, _hashed_tensors, _hashed_tensors, _hashed_ids, _swapped, _missing, _not_a_file, _named),
+    *(
+        _hashed_tensors,
+        _hashed_tensors,
+        _hashed_tensors,
+        _hashed_ids,
+        _hashed_attributes,
+        _swapped,
+        _missing,
+        _not_a_file,
+        _named,
+    ),
 ]
 
 
@@ -271,6 +287,9 @@ def _ranked(ranker: Ranker) -> Outcome:
     if len(ranking) != min(5, len(ids)) or not all(hit.item in ids for hit in ranking):
         return Outcome("ranked", "", f"hits {list(ranking)}")
     str(reasons).encode()
+    for name in ranker.bundle.attributes.names:
+        if len(ranker.rank(k=5, now=NOW_S, where={name: ["dairy", "fresh", "a"]})) > len(ids):
+            return Outcome("ranked", "", f"hits of {name!r}")
     return Outcome("ranked", "")
 
 

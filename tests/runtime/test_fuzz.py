@@ -22,5 +22,11 @@ def test_spoiled_bundles_and_packs_are_refused_in_a_line_or_rank_with_finite_sco
     # Most must come as far as the checks that they are made for, and some must pass them all.
     assert found["ranked"] > MUTATIONS / 20
     assert found["different_lines"] > 200
-    for kind in ("items tensors, hashed anew", "manifest entries", "pack tensors", "item ids, hashed anew"):
+    for kind in (
+        "items tensors, hashed anew",
+        "manifest entries",
+        "pack tensors",
+        "item ids, hashed anew",
+        "attributes, hashed anew",
+    ):
         assert set(found["kinds"][kind]) == {"ranked", "refused"}
