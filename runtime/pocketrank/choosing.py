@@ -10,6 +10,7 @@ from pocketrank.bundle import Int64Array, Items
 from pocketrank.quantise import FloatArray
 
 POOL, LEAST_POOL = 4, 50  # the best so many times k, and at least so many, are looked at for variety
+VARIED = 100  # hits that variety is looked for, as it takes k^2; nobody sees the others side by side
 
 
 def choose(scores: FloatArray, rows: Int64Array, k: int, items: Items, diversity: float) -> Int64Array:
@@ -60,7 +61,8 @@ def diverse(scores: FloatArray, rows: Int64Array, k: int, items: Items, diversit
     Source: Carbonell and Goldstein 1998, "The Use of MMR, Diversity-Based Reranking for Reordering Documents and
         Producing Summaries", section 2, with lambda = 1 - diversity.
     """
-    pool = best(scores, rows, max(POOL * k, LEAST_POOL), items)
+    varied = min(k, VARIED)
+    pool = best(scores, rows, max(POOL * varied, LEAST_POOL), items)
     if not len(pool):
         return pool
     unit = items.vectors[rows[pool]].astype(np.float32)  # a cosine knows no scales
@@ -69,8 +71,12 @@ def diverse(scores: FloatArray, rows: Int64Array, k: int, items: Items, diversit
     fit = (1 - diversity) * (told - told[-1]) / max(told[0] - told[-1], np.finfo(np.float32).tiny)
     nearest = unit @ unit[0]
     chosen = [0]
-    for _ in range(min(k, len(pool)) - 1):
+    for _ in range(min(varied, len(pool)) - 1):
         fit[chosen[-1]] = -np.inf
         chosen.append(int(np.argmax(fit - diversity * nearest)))
         np.maximum(nearest, unit @ unit[chosen[-1]], out=nearest)
-    return pool[chosen]
+    if k == varied:
+        return pool[chosen]
+    others = best(scores, rows, k, items)
+    others = others[~np.isin(others, pool[chosen])]
+    return np.concatenate([pool[chosen], others])[:k]

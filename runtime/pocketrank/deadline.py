@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank.bundle import Int64Array, Items
-from pocketrank.choosing import POOL, choose
+from pocketrank.choosing import POOL, VARIED, choose
 from pocketrank.quantise import FloatArray
 from pocketrank.scoring import Candidates, Scorer
 from pocketrank.situation import Situation
@@ -139,7 +139,7 @@ class Wanted(NamedTuple):
 
     def units(self, candidates: int) -> int:
         """Of that stage, for so many candidates."""
-        return candidates + (POOL * self.k**2 if self.diversity else 0)
+        return candidates + (POOL * min(self.k, VARIED) ** 2 if self.diversity else 0)
 
 
 class Deadline:

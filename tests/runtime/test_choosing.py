@@ -90,3 +90,17 @@ def test_variety_is_looked_for_among_the_best_alone() -> None:
     scores = -np.arange(count, dtype=np.float32)
     assert diverse(scores, np.arange(count), 5, items, 0.9).tolist() == [0, 1, 2, 3, 4]
     assert diverse(scores, np.arange(count), 18, items, 0.9).tolist()[:2] == [0, 70]
+
+
+def test_beyond_a_hundred_hits_come_by_score() -> None:
+    count = 700
+    random = np.random.default_rng(0)
+    one = np.ones(count, np.float32)
+    items = Items(list(range(count)), random.integers(-9, 9, (count, 4), np.int8), one, one, one, one[:4])
+    scores = random.permutation(count).astype(np.float32)
+    by_score, rows = np.argsort(-scores).tolist(), np.arange(count)
+    found = diverse(scores, rows, 300, items, 0.6).tolist()
+    first = diverse(scores, rows, 100, items, 0.6).tolist()
+    assert found[:100] == first != by_score[:100]
+    assert found[100:] == [row for row in by_score if row not in first][:200]
+    assert sorted(diverse(scores, rows, 10**9, items, 0.6).tolist()) == list(range(count))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pocketrank import Explanation, Ranker, Ranking, deadline, ranker
-from pocketrank.choosing import LEAST_POOL, POOL
+from pocketrank.choosing import LEAST_POOL, POOL, VARIED
 from pocketrank.deadline import Cut
 from pocketrank.words import basis
 
@@ -38,6 +38,7 @@ def test_every_argument_of_a_request_is_in_its_table() -> None:
 def test_the_numbers_it_names_are_those_of_the_code() -> None:
     assert f"`CLOCK_STEP_S` = {ranker.CLOCK_STEP_S}" in PAGE
     assert f"max({POOL} k, {LEAST_POOL})" in PAGE
+    assert f"From hit {VARIED + 1} on" in PAGE
     assert f"At least {deadline.LEAST} of them" in PAGE
     for name in ("scored", "candidates", "used", "segments"):
         assert name in Cut.__dataclass_fields__
