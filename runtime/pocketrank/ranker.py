@@ -240,16 +240,15 @@ class Ranker:
             UnknownItem: the vocabulary lacks the item.
         """
         with self._lock:
-            row = self.bundle.items.row.get(_item_id(item))
-            if row is None:
+            found = self.rank(1, [_item_id(item)], now=now)
+            if not len(found):
                 count = self.bundle.sizes.I
                 raise UnknownItem(f"explain: item {item!r} is not among the bundle's {count:,}; see item_ids.json")
-            found = self.rank(1, [item], now=now)
             moment = now if isinstance(now, datetime) else words.at(found._at_us // MICROSECONDS)
             # Not `found.reasons`: on Python 3.11 that may wait for a thread which waits for the lock that is held here.
             (parts,) = self._reasons(found._situation, found.rows, found._at_us)
-            told = words.basis(found.basis)
-            return words.explanation(found._situation, row, float(found.scores[0]), parts, told, noun, name, moment)
+            row, score, told = int(found.rows[0]), float(found.scores[0]), words.basis(found.basis)
+            return words.explanation(found._situation, row, score, parts, told, noun, name, moment)
 
     def forget(self) -> None:
         """Remove every event and the pack from the device."""
