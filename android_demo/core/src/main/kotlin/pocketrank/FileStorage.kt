@@ -1,0 +1,175 @@
+package pocketrank
+
+import java.io.ByteArrayInputStream
+import java.io.ByteArrayOutputStream
+import java.io.Closeable
+import java.io.DataInputStream
+import java.io.DataOutputStream
+import java.io.File
+import java.io.IOException
+import java.io.RandomAccessFile
+import java.nio.ByteBuffer
+import java.nio.file.Files
+import java.nio.file.StandardCopyOption.ATOMIC_MOVE
+import java.nio.file.StandardCopyOption.REPLACE_EXISTING
+import java.util.zip.CRC32
+
+/**
+ * Events and pack in a folder of the app's own: `events.log`, to which one record an event is appended, and
+ * `pack.safetensors`, which is put in its place whole.
+ *
+ * A record is its length, a CRC-32 and its bytes; what a crash left of the last one is cut off at the next start. An
+ * event that was added outlives the process; a loss of power may take the newest ones.
+ *
+ * @throws BadInput the folder cannot be used, or `events.log` is another file.
+ */
+class FileStorage(private val folder: File) : Storage, Closeable {
+    private val held = MemoryStorage()
+    private val packFile = File(folder, "pack.safetensors")
+    private val logFile = File(folder, "events.log")
+    private var log: RandomAccessFile
+
+    init {
+        log = used {
+            Files.createDirectories(folder.toPath())
+            opened()
+        }
+    }
+
+    override val events: List<Observed> get() = held.events
+
+    override var pack: ByteArray?
+        get() = used { if (packFile.isFile) packFile.readBytes() else null }
+        set(content) {
+            used { if (content == null) Files.deleteIfExists(packFile.toPath()) else replace(packFile, content) }
+        }
+
+    override fun add(event: Observed) = used {
+        val stored = event.copy(arrival = held.lastArrival() + 1)
+        log.write(record(stored))
+        held.add(stored)
+    }
+
+    override fun drop(beforeUs: Long, arrival: Long) = used {
+        val before = events.size
+        held.drop(beforeUs, arrival)
+        if (events.size < before) rewrite()
+    }
+
+    override fun clear() = used {
+        held.clear()
+        Files.deleteIfExists(packFile.toPath())
+        rewrite()
+    }
+
+    override fun close() = log.close()
+
+    /** Opens the log behind its last whole record. */
+    private fun opened(): RandomAccessFile {
+        val file = RandomAccessFile(logFile, "rw")
+        if (file.length() == 0L) {
+            file.write(HEAD)
+            return file
+        }
+        val content = ByteArray(Math.toIntExact(file.length())).also(file::readFully)
+        if (content.size < HEAD.size || !content.copyOf(HEAD.size).contentEquals(HEAD)) {
+            file.close()
+            throw BadInput("$logFile: not a log of events; give another folder, or remove the file")
+        }
+        val rest = ByteBuffer.wrap(content, HEAD.size, content.size - HEAD.size)
+        while (true) held.add(event(rest) ?: break)
+        file.setLength(rest.position().toLong())
+        file.seek(rest.position().toLong())
+        return file
+    }
+
+    private fun rewrite() {
+        val content = ByteArrayOutputStream()
+        content.write(HEAD)
+        // An empty record tells how far arrivals got, since an arrival is never given twice.
+        content.write(framed(ByteBuffer.allocate(8).putLong(held.lastArrival()).array()))
+        for (event in held.events.sortedBy { it.arrival }) content.write(record(event))
+        log.close()
+        replace(logFile, content.toByteArray())
+        log = RandomAccessFile(logFile, "rw").apply { seek(length()) }
+    }
+
+    private fun replace(file: File, content: ByteArray) {
+        val draft = File(folder, "${file.name}.new")
+        RandomAccessFile(draft, "rw").use {
+            it.setLength(0)
+            it.write(content)
+            it.fd.sync()
+        }
+        Files.move(draft.toPath(), file.toPath(), ATOMIC_MOVE, REPLACE_EXISTING)
+    }
+
+    private fun record(event: Observed): ByteArray {
+        val bytes = ByteArrayOutputStream()
+        DataOutputStream(bytes).run {
+            writeLong(event.arrival)
+            writeLong(event.timeUs)
+            writeDouble(event.score)
+            when (val item = event.item) {
+                is ItemId.Number -> {
+                    writeByte(NUMBER)
+                    writeLong(item.number)
+                }
+                is ItemId.Text -> {
+                    writeByte(TEXT)
+                    write(item.text)
+                }
+            }
+            write(event.behavior)
+        }
+        return framed(bytes.toByteArray())
+    }
+
+    private fun framed(bytes: ByteArray): ByteArray =
+        ByteBuffer.allocate(8 + bytes.size).putInt(bytes.size).putInt(crc(bytes)).put(bytes).array()
+
+    /** The next whole record's event, and behind it; null, and at its begin, where there is none. */
+    private fun event(rest: ByteBuffer): Observed? {
+        while (rest.remaining() >= 8) {
+            val begin = rest.position()
+            val size = rest.getInt(begin)
+            if (size < 8 || size > rest.remaining() - 8) return null
+            val bytes = rest.array().copyOfRange(begin + 8, begin + 8 + size)
+            if (crc(bytes) != rest.getInt(begin + 4)) return null
+            rest.position(begin + 8 + size)
+            val reader = DataInputStream(ByteArrayInputStream(bytes))
+            val arrival = reader.readLong()
+            if (size == 8) {
+                held.skip(arrival)
+                continue
+            }
+            val timeUs = reader.readLong()
+            val score = reader.readDouble()
+            val item = if (reader.readByte().toInt() == NUMBER) ItemId.of(reader.readLong()) else ItemId.of(reader.text())
+            return Observed(timeUs, item, reader.text(), score, arrival)
+        }
+        return null
+    }
+
+    private fun crc(bytes: ByteArray): Int = CRC32().apply { update(bytes, 0, bytes.size) }.value.toInt()
+
+    private fun DataOutputStream.write(text: String) {
+        val bytes = text.toByteArray()
+        writeInt(bytes.size)
+        write(bytes)
+    }
+
+    private fun DataInputStream.text(): String = String(ByteArray(readInt()).also(::readFully))
+
+    private fun <T> used(what: () -> T): T = try {
+        what()
+    } catch (error: IOException) {
+        throw BadInput("$folder: cannot be used (${oneLine(error.message)}); check the path, its rights and the disk")
+    }
+
+    private companion object {
+        val HEAD = "pocketrank.events/1\n".toByteArray()
+        const val NUMBER = 0
+        const val TEXT = 1
+    }
+}
