@@ -222,6 +222,12 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
         refused = null
     }
 
+    /** Works the state out again at the next request, as after an event. */
+    @Synchronized
+    fun changed() {
+        known = null
+    }
+
     @Synchronized
     override fun close() = listOf(state, scorer, encoder).forEach(Closeable::close)
 

@@ -6,6 +6,7 @@ import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtSession
 import pocketrank.BadBundle
+import pocketrank.BadInput
 import pocketrank.Engine
 import pocketrank.Graph
 import pocketrank.Run
@@ -20,13 +21,21 @@ import java.nio.ByteOrder
  * Graphs by onnxruntime: `com.microsoft.onnxruntime:onnxruntime` on the JVM, `onnxruntime-android` on a phone, which have
  * the same API. Models are opened by their path, never as bytes on the heap.
  *
- * Telemetry is off: builds since 1.29 have it, on by default.
+ * Builds since 1.29 have telemetry, on by default, which writes below the home folder as soon as the library is there,
+ * whatever `OrtEnvironment.setTelemetry` says later. `ORT_DISABLE_TELEMETRY=1` in the environment turns it off: on Android
+ * this class sets it, a JVM has to be started with it.
  *
  * @param threads that a run may use; one is best for graphs as small as these.
+ * @throws BadInput telemetry cannot be turned off.
  */
 class OrtEngine(private val threads: Int = 1) : Engine {
     override val suffix get() = ".onnx"
-    private val environment = OrtEnvironment.getEnvironment().apply { setTelemetry(false) }
+    private val environment: OrtEnvironment
+
+    init {
+        silence()
+        environment = OrtEnvironment.getEnvironment().apply { setTelemetry(false) }
+    }
 
     override fun open(path: File, constants: List<Tensor>): Graph {
         if (!path.isFile) throw BadBundle("$path: missing, engine onnx needs it; export the bundle again")
@@ -76,6 +85,19 @@ class OrtEngine(private val threads: Int = 1) : Engine {
         override fun close() = (inputs.values + pinned.values).forEach(OnnxTensor::close)
     }
 
+    /** `android.system.Os.setenv`, where there is one: this module is the JVM's, too, and names no Android class. */
+    private fun silence() {
+        try {
+            Class.forName("android.system.Os")
+                .getMethod("setenv", String::class.java, String::class.java, Boolean::class.javaPrimitiveType)
+                .invoke(null, TELEMETRY_OFF, "1", true)
+        } catch (_: ReflectiveOperationException) {
+            if (System.getenv(TELEMETRY_OFF) != "1") {
+                throw BadInput("onnxruntime would write telemetry below the home folder; start with $TELEMETRY_OFF=1")
+            }
+        }
+    }
+
     private fun tensor(tensor: Tensor): OnnxTensor = when (tensor.type) {
         Type.F32 -> OnnxTensor.createTensor(environment, tensor.floats, tensor.shape)
         Type.I32 -> OnnxTensor.createTensor(environment, tensor.ints, tensor.shape)
@@ -95,5 +117,9 @@ class OrtEngine(private val threads: Int = 1) : Engine {
         run()
     } catch (error: OrtException) {
         throw BadBundle("$path: engine onnx cannot $what it (${oneLine(error.message)}); export the bundle again")
+    }
+
+    private companion object {
+        const val TELEMETRY_OFF = "ORT_DISABLE_TELEMETRY"
     }
 }

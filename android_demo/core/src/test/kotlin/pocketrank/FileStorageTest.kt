@@ -1,0 +1,79 @@
+package pocketrank
+
+import org.junit.jupiter.api.Assertions.assertArrayEquals
+import org.junit.jupiter.api.Assertions.assertEquals
+import org.junit.jupiter.api.Assertions.assertNull
+import org.junit.jupiter.api.Test
+import org.junit.jupiter.api.assertThrows
+import org.junit.jupiter.api.io.TempDir
+import java.io.File
+
+class FileStorageTest {
+    @TempDir
+    lateinit var home: File
+
+    private fun <T> opened(use: (FileStorage) -> T): T = FileStorage(File(home, "user")).use(use)
+
+    private val events = listOf(
+        Observed(5, ItemId.of("é"), "buy", 1.5), Observed(3, ItemId.of(-7), "", 0.0), Observed(5, ItemId.of(""), "view", 1e9),
+    )
+
+    @Test
+    fun `events and pack are there when the process comes back, by time and arrival`() {
+        opened { storage ->
+            assertNull(storage.pack)
+            events.forEach(storage::add)
+            storage.pack = byteArrayOf(1, 2, 3)
+            storage.pack = byteArrayOf(4)
+        }
+        opened { storage ->
+            val wanted = listOf(events[1].copy(arrival = 2), events[0].copy(arrival = 1), events[2].copy(arrival = 3))
+            assertEquals(wanted, storage.events)
+            assertArrayEquals(byteArrayOf(4), storage.pack)
+            storage.clear()
+        }
+        opened { storage ->
+            assertEquals(emptyList<Observed>(), storage.events)
+            assertNull(storage.pack)
+            storage.add(events[0])
+            assertEquals(4, storage.events.single().arrival, "a number is never given twice")
+        }
+    }
+
+    @Test
+    fun `events before a time are dropped, but for those that came after what was acknowledged`() {
+        opened { storage ->
+            events.forEach(storage::add)
+            storage.drop(beforeUs = 5, arrival = 1)
+            assertEquals(3, storage.events.size)
+            storage.drop(beforeUs = 6, arrival = 2)
+            storage.add(events[0])
+        }
+        opened { storage -> assertEquals(listOf(3L, 4L), storage.events.map { it.arrival }) }
+    }
+
+    @Test
+    fun `wherever a crash cut the log, the events before are kept and the next ones follow them`() {
+        opened { storage -> events.forEach(storage::add) }
+        val log = File(home, "user/events.log")
+        val whole = log.readBytes()
+        for (size in whole.size downTo 20) {
+            log.writeBytes(whole.copyOf(size))
+            val kept = opened { storage ->
+                storage.events.size.also { storage.add(events[0]) }
+            }
+            opened { storage -> assertEquals(kept + 1, storage.events.size, "cut at $size") }
+        }
+        log.writeBytes(whole.also { it[it.size - 1]++ })
+        assertEquals(2, opened { it.events.size })
+    }
+
+    @Test
+    fun `another file in its place is refused, and left as it is`() {
+        val log = File(home, "user/events.log").also { it.parentFile.mkdirs() }
+        log.writeText("my diary")
+        assertThrows<BadInput> { opened { } }
+        assertEquals("my diary", log.readText())
+        assertThrows<BadInput> { FileStorage(log).close() }
+    }
+}
