@@ -4,13 +4,14 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-arm64 lint types constraints clean
+.PHONY: help setup demo test test-arm64 android-test lint types constraints clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 UV := $(BIN)/uv
+DUMP := android_demo/build/dump
 # Big wheels on a slow line take longer than uv waits by default.
 export UV_HTTP_TIMEOUT ?= 300
 
@@ -36,6 +37,14 @@ test: lint types ## All that CI checks, stopping at the first that fails; ARGS='
 test-arm64: $(READY) ## The device's part on emulated arm64 (qemu-user): the same rankings as here; some minutes, 30 MB to fetch
 	@$(BIN)/python -m tests.arm64
 
+android-test: $(DUMP)/index.json ## The Android demo's Kotlin on the JVM: the same rankings as here; needs a JDK from 17 on and Maven, 300 MB to fetch
+	@echo '== mvn package'
+	@mvn -B -q -ntp -f android_demo package -Ddump='$(CURDIR)/$(DUMP)'
+
+# What the tests in Kotlin read, made again when what makes it has changed.
+$(DUMP)/index.json: $(READY) $(wildcard runtime/pocketrank/*.py export/pocketrank_export/*.py export/pocketrank_export/dump/*.py)
+	@$(BIN)/pocketrank verify --dump $(DUMP)
+
 lint: $(READY) ## Style, formatting, and who may import whom
 	@echo '== ruff check'
 	@$(BIN)/ruff check --quiet
@@ -56,7 +65,7 @@ constraints: $(UV) ## Resolve constraints.txt anew, keeping what still fits; UPG
 	@echo "constraints.txt: $$(grep -c == constraints.txt) packages"
 
 clean: ## Remove .venv and every cache; what a project made stays
-	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) dist android_demo/build android_demo/target android_demo/*/target .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Touched last: what was interrupted, or has other dependencies by now, is done again.
