@@ -45,12 +45,13 @@ class Ranking internal constructor(
     val reasons: List<List<Reason>> by lazy { ranker.reasons(situation, rows, atUs) }
 }
 
-/** What a ranker has, as of a clock; `refused` says why the kept pack is not used. */
+/** What a ranker has, as of a clock; `through` is up to when the pack reaches, `refused` why the kept one is not used. */
 class Stats(
     val segments: Int,
     val liveEvents: Int,
     val rememberedItems: Int,
     val packVersion: PackVersion?,
+    val through: Through?,
     val refused: String?,
 )
 
@@ -183,7 +184,8 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
     @Synchronized
     fun stats(nowUs: Long = nowUs()): Stats {
         val situation = known(checked(nowUs)).situation
-        return Stats(situation.closed.size, situation.live.size, situation.memory.size, pack?.version, refused)
+        val (version, through) = pack?.version to pack?.through
+        return Stats(situation.closed.size, situation.live.size, situation.memory.size, version, through, refused)
     }
 
     /** Segments that the user has, oldest first, when the clock is `nowUs`: what each was about. */
