@@ -38,6 +38,7 @@ test-arm64: $(READY) ## The device's part on emulated arm64 (qemu-user): the sam
 	@$(BIN)/python -m tests.arm64
 
 android-test: $(DUMP)/index.json ## The Android demo's Kotlin on the JVM: the same rankings as here; needs a JDK from 17 on and Maven, 300 MB to fetch
+	@$(BIN)/python android_demo/resources.py android_demo/app/src/main/res android_demo/build/r
 	@echo '== mvn package'
 	@mvn -B -q -ntp -f android_demo package -Ddump='$(CURDIR)/$(DUMP)'
 

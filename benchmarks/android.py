@@ -1,4 +1,4 @@
-"""`python -m benchmarks.android`: a request on the JVM beside the Python runtime, on one version of onnxruntime, in turn.
+"""`python -m benchmarks.android`: a request on the JVM beside the Python runtime, on one onnxruntime, in turn.
 
 A user with 32 cached segments, 16 live events and 500 candidates of 50,000 items, D = 64; made-up weights, one thread.
 The Python side runs in an environment of its own, since the newest onnxruntime for the JVM is older than Python's.
@@ -89,7 +89,7 @@ def _version(what: str) -> str:
 
 
 def _now_s() -> int:
-    from benchmarks.request.setting import NOW_S  # noqa: PLC0415
+    from benchmarks.request.setting import NOW_S
 
     return NOW_S
 
@@ -124,7 +124,7 @@ def _run(command: list[str], environment: dict[str, str]) -> Facts:
 
 def write(folder: str) -> Facts:
     """A bundle, a pack, and the ids of the candidates."""
-    from benchmarks.request.setting import write_bundle, write_pack  # noqa: PLC0415
+    from benchmarks.request.setting import write_bundle, write_pack
 
     bundle = write_bundle(Path(folder) / "bundle", ITEMS, WIDTH)
     write_pack(bundle, 1000, Path(folder) / "pack")
@@ -135,7 +135,7 @@ def write(folder: str) -> Facts:
 
 def request(bundle: str, pack: str, now: str, rounds: str, *ids: str) -> Facts:
     """The Python side of `Requests.kt`: the same requests, timed alike."""
-    from pocketrank import Ranker  # noqa: PLC0415
+    from pocketrank import Ranker
 
     ranker, now_s = Ranker.open(bundle, engine="onnx", pack=pack), int(now)
     for number in range(16):

@@ -1,0 +1,116 @@
+package pocketrank.demo
+
+import android.content.Context
+import android.os.Handler
+import android.os.Looper
+import pocketrank.Bundle
+import pocketrank.FileStorage
+import pocketrank.Hit
+import pocketrank.ItemId
+import pocketrank.Parity
+import pocketrank.PinnedKey
+import pocketrank.PocketRankError
+import pocketrank.Ranker
+import pocketrank.Reason
+import pocketrank.SelfTest
+import pocketrank.Stats
+import pocketrank.ort.OrtEngine
+import java.io.File
+import java.util.concurrent.Executors
+
+/**
+ * All work with the ranker, on one thread of its own; answers come back on the UI thread. It lives as long as the
+ * process, so a rotation opens nothing again; what a user did is in files, and outlives the process.
+ */
+class Desk private constructor(context: Context) {
+    /** One screenful. `milliseconds` is the time that ranking took, reasons not counted. */
+    class Shown(
+        val user: String?,
+        val past: List<Reason>,
+        val hits: List<Pair<Hit, List<Reason>>>,
+        val stats: Stats,
+        val milliseconds: Double,
+        val items: Int,
+    )
+
+    private val files = File(context.noBackupFilesDir, "users")
+    private val shipped = Shipped(context)
+    private val worker = Executors.newSingleThreadExecutor { Thread(it, "ranking") }
+    private val ui = Handler(Looper.getMainLooper())
+    private val engine by lazy { OrtEngine() }
+    private val bundle by lazy { Bundle.open(shipped.bundle(), shipped.key()?.let(PinnedKey::ofPem)) }
+    private var open: Open? = null
+
+    /** The user whose ranker is open. `lateUs` is how long ago the demo's log ended: its users live on from there. */
+    private class Open(val user: String?, val storage: FileStorage, val ranker: Ranker, val lateUs: Long)
+
+    val users: List<String> get() = shipped.users
+
+    fun show(user: String?, failed: (String) -> Unit, then: (Shown) -> Unit) = work(failed, then) { shown(opened(user)) }
+
+    fun observe(user: String?, item: ItemId, failed: (String) -> Unit, then: (Shown) -> Unit) = work(failed, then) {
+        val open = opened(user)
+        open.ranker.observe(item, bundle.manifest.behaviors.getOrElse(1) { "view" }, atUs = nowUs(open))
+        shown(open)
+    }
+
+    fun forget(user: String?, failed: (String) -> Unit, then: (Shown) -> Unit) = work(failed, then) {
+        opened(user).ranker.forget()
+        shown(opened(user))
+    }
+
+    fun selfTest(failed: (String) -> Unit, then: (Parity) -> Unit) = work(failed, then) { SelfTest(bundle, engine).run() }
+
+    /** Anything else that needs the ranker, such as a sync. */
+    fun <T> with(user: String?, failed: (String) -> Unit, then: (T) -> Unit, what: (Ranker) -> T) =
+        work(failed, then) { what(opened(user).ranker) }
+
+    private fun <T> work(failed: (String) -> Unit, then: (T) -> Unit, what: () -> T) {
+        worker.execute {
+            try {
+                what().let { ui.post { then(it) } }
+            } catch (error: PocketRankError) {
+                ui.post { failed(error.message.orEmpty()) }
+            }
+        }
+    }
+
+    private fun opened(user: String?): Open {
+        open?.let { if (it.user == user) return it }
+        open?.run {
+            ranker.close()
+            storage.close()
+        }
+        open = null
+        val storage = FileStorage(File(files, user ?: "nobody"))
+        val ranker = Ranker(bundle, engine, storage)
+        if (user != null && storage.pack == null && storage.events.isEmpty()) ranker.load(shipped.pack(user), user)
+        val throughUs = ranker.stats().through?.timeUs
+        val lateUs = if (throughUs == null) 0 else maxOf(Ranker.nowUs() - throughUs - HOUR_US, 0)
+        val newest = storage.events.lastOrNull()?.timeUs ?: Long.MIN_VALUE
+        return Open(user, storage, ranker, minOf(lateUs, Ranker.nowUs() - newest)).also { open = it }
+    }
+
+    private fun nowUs(open: Open) = Ranker.nowUs() - open.lateUs
+
+    private fun shown(open: Open): Shown {
+        val nowUs = nowUs(open)
+        val begin = System.nanoTime()
+        val ranking = open.ranker.rank(HITS, nowUs = nowUs)
+        val milliseconds = (System.nanoTime() - begin) / 1e6
+        val past = open.ranker.history(nowUs).asReversed()
+        return Shown(
+            open.user, past, ranking.hits.zip(ranking.reasons), open.ranker.stats(nowUs), milliseconds, bundle.sizes.I,
+        )
+    }
+
+    companion object {
+        private const val HITS = 10
+        private const val HOUR_US = 3_600_000_000L
+        private var desk: Desk? = null
+
+        /** The one of this process. */
+        @Synchronized
+        fun of(context: Context): Desk = desk ?: Desk(context.applicationContext).also { desk = it }
+    }
+}

@@ -1,0 +1,116 @@
+"""The Android demo as text: what its two builds, its two languages and the two runtimes have to have in common.
+
+What it does is tested in Kotlin, by `make android-test`.
+"""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import pocketrank
+from pocketrank.bundle import FORMAT, PRODUCTS
+from pocketrank.pack import FORMAT as PACK_FORMAT
+
+DEMO = Path(__file__).parents[2] / "android_demo"
+MAVEN = "{http://maven.apache.org/POM/4.0.0}"
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+CORE = DEMO / "core" / "src" / "main" / "kotlin" / "pocketrank"
+
+
+def properties() -> dict[str, str]:
+    found = ElementTree.parse(DEMO / "pom.xml").getroot().find(f"{MAVEN}properties")
+    assert found is not None
+    return {element.tag.removeprefix(MAVEN): element.text or "" for element in found}
+
+
+def catalogue() -> dict[str, str]:
+    versions: dict[str, str] = tomllib.loads((DEMO / "gradle" / "libs.versions.toml").read_text("utf-8"))["versions"]
+    return versions
+
+
+def test_both_builds_have_the_same_versions() -> None:
+    maven = {name.removesuffix(".version"): value for name, value in properties().items()}
+    gradle = catalogue()
+    both = maven.keys() & gradle.keys()
+    assert both == {"kotlin", "onnxruntime", "tensorflow-lite", "junit"}
+    assert {name: maven[name] for name in both} == {name: gradle[name] for name in both}
+
+
+def test_versions_and_formats_are_those_of_the_python_runtime() -> None:
+    poms = [path for path in DEMO.rglob("pom.xml") if "target" not in path.parts]
+    found = [re.search(r"android-demo</artifactId>\s*<version>(.*?)<", path.read_text("utf-8")) for path in poms]
+    assert {one.group(1) if one else "" for one in found} == {pocketrank.__version__}
+    assert catalogue()["pocketrank"] == pocketrank.__version__
+    manifest, pack = ((CORE / f"{name}.kt").read_text("utf-8") for name in ("Manifest", "Pack"))
+    assert f'VERSION = "{pocketrank.__version__}"' in manifest
+    assert f'BUNDLE_FORMAT = "{FORMAT}"' in manifest
+    assert f'FORMAT = "{PACK_FORMAT}"' in pack
+    told = re.findall(r'listOf\(((?:"\w+",? ?)+)\) to \(1L shl (\d+)\)', manifest)
+    assert {tuple(re.findall(r"\w+", names)): 2 ** int(power) for names, power in told} == PRODUCTS
+
+
+def texts(language: str) -> dict[str, str]:
+    root = ElementTree.parse(DEMO / "app" / "src" / "main" / "res" / f"values{language}" / "strings.xml").getroot()
+    return {element.attrib["name"]: element.text or "" for element in root}
+
+
+def test_every_text_is_there_in_both_languages_with_the_same_places_to_fill_in() -> None:
+    english, chinese = texts(""), texts("-zh")
+    assert english.keys() == chinese.keys()
+    for name, text in english.items():
+        found = [sorted(re.findall(r"%\d\$[-+.\d]*[a-z]", one)) for one in (text, chinese[name])]
+        assert found[0] == found[1], name
+    assert sum(any("\u4e00" <= letter <= "\u9fff" for letter in text) for text in chinese.values()) > 25
+
+
+def test_texts_are_in_resources_alone() -> None:
+    for path in (DEMO / "app" / "src").rglob("res/layout/*.xml"):
+        for element in ElementTree.parse(path).iter():
+            for name in ("text", "hint", "contentDescription"):
+                value = element.attrib.get(f"{ANDROID}{name}", "@string/")
+                assert value.startswith("@string/"), f"{path.name}: {value}"
+
+
+def test_the_class_r_has_every_resource_that_the_code_names(tmp_path: Path) -> None:
+    res = DEMO / "app" / "src" / "main" / "res"
+    subprocess.run([sys.executable, DEMO / "resources.py", res, tmp_path], check=True)
+    made = (tmp_path / "R.kt").read_text("utf-8")
+    used = {
+        tuple(found)
+        for path in (DEMO / "app" / "src").rglob("*.kt")
+        for found in re.findall(r"(?<!android\.)\bR\.(\w+)\.(\w+)", path.read_text("utf-8"))
+    }
+    assert len(used) > 30
+    for kind, name in used:
+        assert re.search(rf"object {kind} \{{[^}}]*\bconst val {name} = \d+", made), f"R.{kind}.{name}"
+
+
+def test_the_app_asks_for_no_permission_but_internet_in_the_flavour_that_syncs() -> None:
+    asked = {
+        path.parent.name: [one.attrib[f"{ANDROID}name"] for one in ElementTree.parse(path).iter("uses-permission")]
+        for path in (DEMO / "app" / "src").glob("*/AndroidManifest.xml")
+    }
+    assert asked == {"main": [], "debug": [], "online": ["android.permission.INTERNET"]}
+    clear = [
+        path.relative_to(DEMO).parts[2] for path in (DEMO / "app").rglob("*.xml") if "cleartext" in path.read_text()
+    ]
+    assert clear == ["debug"]
+
+
+@pytest.mark.parametrize("module", ["core", "engine-ort", "engine-tflite", "sync"])
+def test_modules_name_no_class_of_android_and_core_nothing_but_kotlin(module: str) -> None:
+    sources = list((DEMO / module / "src" / "main").rglob("*.kt"))
+    assert sources
+    imports = {line for path in sources for line in re.findall(r"^import (\S+)", path.read_text("utf-8"), re.MULTILINE)}
+    allowed = {
+        "core": ("java.", "kotlin."),
+        "engine-ort": ("java.", "kotlin.", "pocketrank.", "ai.onnxruntime."),
+        "engine-tflite": ("java.", "kotlin.", "pocketrank.", "org.tensorflow.lite."),
+        "sync": ("java.", "kotlin.", "pocketrank."),
+    }
+    assert [name for name in imports if not name.startswith(allowed[module])] == []
