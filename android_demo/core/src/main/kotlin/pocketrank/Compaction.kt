@@ -33,8 +33,9 @@ sealed class Compaction(val slots: Int) {
                 }
                 if (levels > (slots - 1) / 2) {
                     throw BadInput(
-                        "[segments] levels: $levels levels of two segments and one for the rest do not fit the slots, " +
-                            "which are $slots; give more slots or fewer levels",
+                        "[segments] levels: $levels levels of two segments and one for the rest take " +
+                            "${levels.toBigInteger() * 2.toBigInteger() + 1.toBigInteger()} slots, found slots = $slots; " +
+                            "give more slots or fewer levels",
                     )
                 }
                 Log(slots, levels.toInt())

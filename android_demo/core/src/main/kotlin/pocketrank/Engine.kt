@@ -5,6 +5,9 @@ import java.io.File
 
 /** What runs graphs. The core knows no engine; `engine-ort` and `engine-tflite` each bring one. */
 interface Engine {
+    /** As messages call it. */
+    val name: String
+
     /** Of a graph's file, with its dot. */
     val suffix: String
 
@@ -45,7 +48,7 @@ interface Run : Closeable {
 internal fun Engine.open(bundle: Bundle, name: String, constants: List<Tensor> = emptyList()): Graph {
     val path = File(bundle.folder, name + suffix)
     if (path.name !in bundle.manifest.files) {
-        throw BadBundle("$path: missing, this engine needs it; take another engine or export the bundle again")
+        throw BadBundle("$path: missing, engine ${this.name} needs it; take another engine or export the bundle again")
     }
     return open(path, constants)
 }

@@ -37,10 +37,20 @@ internal fun shown(value: Any?): String = when (value) {
     null -> "None"
     true -> "True"
     false -> "False"
-    is String -> oneLine("'${value.take(100)}'")
+    is String -> oneLine("'${value.take(100).map(::escaped).joinToString("")}'")
+    is Double -> if (value == Math.rint(value) && Math.abs(value) < 1e16) "%d.0".format(value.toLong()) else "$value"
     is List<*> -> oneLine("[${value.take(20).joinToString { shown(it) }}]")
     is Map<*, *> -> oneLine("{${value.entries.take(20).joinToString { "${shown(it.key)}: ${shown(it.value)}" }}}")
     else -> oneLine(value)
+}
+
+private fun escaped(letter: Char): String = when {
+    letter == '\n' -> "\\n"
+    letter == '\r' -> "\\r"
+    letter == '\t' -> "\\t"
+    letter == '\\' -> "\\\\"
+    letter < ' ' || letter in '\u007f'..'\u009f' -> "\\x%02x".format(letter.code)
+    else -> letter.toString()
 }
 
 /** Whether a letter takes a place of its own on a line: no control, no separator but the blank, nothing unassigned. */

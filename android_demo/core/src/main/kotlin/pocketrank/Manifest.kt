@@ -110,13 +110,15 @@ class Manifest private constructor(
             }
             for ((name, weight) in weights) {
                 if (!(weight >= 0 && weight <= MOST)) {
-                    throw BadInput("${entries.where} weights $name: found $weight, wanted 0 to 1e+12")
+                    throw BadInput("${entries.where} weights $name: found ${shown(weight)}, wanted 0 to 1e+12")
                 }
             }
             val latenessS = entries.integer("lateness_s")
             entries.hold("lateness_s", latenessS in 0 until LAST_S) { "0 or more seconds, below the year 10000" }
             val halfLifeS = entries.number("memory_half_life_s")
-            entries.hold("memory_half_life_s", halfLifeS in 1e-6..1e30) { "1e-06 to 1e+30" }
+            if (halfLifeS !in 1e-6..1e30) {
+                throw BadInput("${entries.where} memory_half_life_s: found ${shown(halfLifeS)}, wanted 1e-06 to 1e+30")
+            }
             val files = Entries(entries.mapping("files"), "${entries.where} files").let { told ->
                 told.values.keys.associateWith(told::mapping)
             }

@@ -118,7 +118,7 @@ class SelfTest(private val bundle: Bundle, private val engine: Engine) {
         const val TIE = 2e-5f
         val OUTPUTS = setOf("state.state", "state.state_bias")
 
-        // C cases of the encoder, B of the others, R candidates; the other letters as in `Sizes`.
+        // C cases of the encoder, B of the others, R candidates, M remembered; the other letters as in `Sizes`.
         val TENSORS = mapOf(
             "encoder.rows" to (Type.I32 to "CL"),
             "encoder.behavior" to (Type.I32 to "CL"),
@@ -139,14 +139,14 @@ class SelfTest(private val bundle: Bundle, private val engine: Engine) {
             "state.state" to (Type.F32 to "BHD"),
             "state.state_bias" to (Type.F32 to "BH"),
             "score.rows" to (Type.I32 to "R"),
-            "score.memory_rows" to (Type.I32 to "BF"),
-            "score.memory" to (Type.F32 to "BF4"),
+            "score.memory_rows" to (Type.I32 to "BM"),
+            "score.memory" to (Type.F32 to "BM4"),
             "score.scores" to (Type.F32 to "BR"),
         )
 
         fun letters(sizes: Sizes): Map<Char, Long> = mapOf(
             'S' to sizes.S, 'K' to sizes.K, 'L' to sizes.L, 'D' to sizes.D, 'H' to sizes.H, 'I' to sizes.I,
-            'F' to sizes.F, 'T' to sizes.T, '4' to 4,
+            'T' to sizes.T, '4' to 4,
         ).mapValues { it.value.toLong() }
 
         fun ints(file: Safetensors, name: String, case: Int) = file[name].part(case, 1).intArray()

@@ -8,6 +8,7 @@ import pocketrank.Dump.list
 import pocketrank.Dump.long
 import pocketrank.Dump.text
 import java.io.File
+import kotlin.random.Random
 
 class PackTest {
     @Test
@@ -39,6 +40,40 @@ class PackTest {
             assertEquals(case.long("segments"), pack.segments.size.toLong(), file)
             assertEquals(case.long("remembered_items"), pack.memory.size.toLong(), file)
         }
+    }
+
+    @Test
+    fun `a pack spoiled anywhere is refused in a line or read, and nothing else happens`() {
+        val random = Random(3)
+        val whole = File(Dump.folder, "packs/whole.safetensors").readBytes()
+        val header = 8 + whole[0] + 256 * whole[1]
+        val words = listOf("0", "-1", "9", "{", "}", "[", "]", ",", "\"", ":", "I8", "F32", "null", "1e9", "9223372036854775807")
+        var taken = 0
+        repeat(40_000) {
+            val content = if (random.nextBoolean()) flipped(whole, header, random) else reworded(whole, header, words, random)
+            try {
+                val pack = Pack.read(content, "p")
+                assertTrue(pack.segments.all { it.scales.all { scale -> scale in 0f..MOST } && it.events > 0 })
+                taken++
+            } catch (error: BadPack) {
+                assertTrue(error.message!!.lines().size == 1, error.message)
+            }
+        }
+        assertTrue(taken in 1000..39_000, "$taken taken")
+    }
+
+    private fun flipped(whole: ByteArray, header: Int, random: Random): ByteArray = whole.copyOf().also {
+        val from = if (random.nextBoolean()) 0 else header
+        repeat(1 + random.nextInt(3)) { _ -> it[random.nextInt(from, it.size)] = random.nextInt().toByte() }
+    }
+
+    /** A word put into the header in the place of some letters, with a length that fits. */
+    private fun reworded(whole: ByteArray, header: Int, words: List<String>, random: Random): ByteArray {
+        val at = random.nextInt(8, header)
+        val text = whole.copyOfRange(8, at) + words.random(random).toByteArray() +
+            whole.copyOfRange(minOf(at + random.nextInt(4), header), header)
+        val size = ByteArray(8) { if (it < 4) (text.size shr 8 * it).toByte() else 0 }
+        return size + text + whole.copyOfRange(header, whole.size)
     }
 
     private companion object {

@@ -29,6 +29,7 @@ import java.nio.ByteOrder
  * @throws BadInput telemetry cannot be turned off.
  */
 class OrtEngine(private val threads: Int = 1) : Engine {
+    override val name get() = "onnx"
     override val suffix get() = ".onnx"
     private val environment: OrtEnvironment
 
@@ -38,7 +39,6 @@ class OrtEngine(private val threads: Int = 1) : Engine {
     }
 
     override fun open(path: File, constants: List<Tensor>): Graph {
-        if (!path.isFile) throw BadBundle("$path: missing, engine onnx needs it; export the bundle again")
         val values = constants.associate { it.name to tensor(it) }
         return told(path, "load") {
             OrtSession.SessionOptions().use { options ->

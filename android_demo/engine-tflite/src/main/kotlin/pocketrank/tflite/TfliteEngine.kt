@@ -20,11 +20,11 @@ import java.nio.ByteOrder
  * @param threads that a run may use; one is best for graphs as small as these.
  */
 class TfliteEngine(private val threads: Int = 1) : Engine {
+    override val name get() = "tflite"
     override val suffix get() = ".tflite"
 
     override fun open(path: File, constants: List<Tensor>): Graph {
         require(constants.isEmpty()) { "$path: a TFLite graph takes no constants from outside" }
-        if (!path.isFile) throw BadBundle("$path: missing, engine tflite needs it; export the bundle again")
         return told(path, "load") {
             val interpreter = Interpreter(path, Interpreter.Options().setNumThreads(threads))
             TfliteGraph(path, interpreter, interpreter.signatureKeys.first())
