@@ -207,7 +207,7 @@ def _page(apk: Path, library: str) -> int:
 
 
 ARTIFACTS = {
-    "r8": "com.android.tools:r8:9.5.28:jar",
+    "r8": "com.android.tools:r8:{r8.version}:jar",
     "onnxruntime": "com.microsoft.onnxruntime:onnxruntime-android:{onnxruntime.version}:aar",
     "android": "org.robolectric:android-all:{android-all.version}:jar",
     "kotlin": "org.jetbrains.kotlin:kotlin-stdlib:{kotlin.version}:jar",
