@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-arm64 android-test lint types constraints clean
+.PHONY: help setup demo test test-arm64 android-test android-apk lint types constraints clean
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
@@ -21,6 +21,11 @@ PROJECT ?=
 DATA ?=
 ARGS ?=
 UPGRADE ?=
+AAR ?=
+BUNDLE ?=
+PACKS ?=
+KEY ?=
+FLAVOUR ?=
 
 help: ## Show this
 	@echo 'make TARGET [VARIABLE=...]'
@@ -41,6 +46,10 @@ android-test: $(DUMP)/index.json ## The Android demo's Kotlin on the JVM: the sa
 	@$(BIN)/python android_demo/resources.py android_demo/app/src/main/res android_demo/build/r
 	@echo '== mvn package'
 	@mvn -B -q -ntp -f android_demo package -Ddump='$(CURDIR)/$(DUMP)'
+
+android-apk: $(READY) ## The demo as an APK without Android's SDK; AAR=onnxruntime-android.aar BUNDLE=DIR PACKS=DIR KEY=PEM FLAVOUR=online
+	@$(BIN)/python android_demo/apk.py --bundle '$(or $(BUNDLE),feature_repo/bundle)' --packs '$(or $(PACKS),feature_repo/packs)' \
+	  $(if $(AAR),--aar '$(AAR)') $(if $(KEY),--key '$(KEY)') $(if $(FLAVOUR),--flavour '$(FLAVOUR)')
 
 # What the tests in Kotlin read, made again when what makes it has changed.
 $(DUMP)/index.json: $(READY) $(wildcard runtime/pocketrank/*.py export/pocketrank_export/*.py export/pocketrank_export/dump/*.py)

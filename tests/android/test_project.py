@@ -114,3 +114,26 @@ def test_modules_name_no_class_of_android_and_core_nothing_but_kotlin(module: st
         "sync": ("java.", "kotlin.", "pocketrank."),
     }
     assert [name for name in imports if not name.startswith(allowed[module])] == []
+
+
+README = (DEMO / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_in_the_readme_is_what_a_test_in_kotlin_runs() -> None:
+    (code,) = re.findall(r"```kotlin\n(.*?)```", README, re.DOTALL)
+    run = (DEMO / "engine-ort/src/test/kotlin/pocketrank/ort/ReadmeTest.kt").read_text("utf-8")
+    assert "".join(f"        {line}\n" for line in code.splitlines()) in run
+
+
+def test_targets_files_and_commands_that_the_readme_names_are_there() -> None:
+    makefile = (DEMO.parent / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
+    assert targets >= {"demo", "android-test", "android-apk"}
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("https://") or (DEMO / link).is_file(), link
+    for command, options in re.findall(r"`pocketrank ([a-z]+)([^`]*)`", README):
+        asked = [sys.executable, "-m", "pocketrank", command, "--help"]
+        shown = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+        assert all(option in shown for option in re.findall(r"--[a-z-]+", options)), command
