@@ -137,3 +137,20 @@ def test_targets_files_and_commands_that_the_readme_names_are_there() -> None:
         asked = [sys.executable, "-m", "pocketrank", command, "--help"]
         shown = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
         assert all(option in shown for option in re.findall(r"--[a-z-]+", options)), command
+
+
+def test_an_apk_that_cannot_be_made_is_a_line(tmp_path: Path) -> None:
+    def said(path: str, bundle: Path) -> str:
+        command = [sys.executable, DEMO / "apk.py", "--bundle", bundle, "--packs", tmp_path]
+        run = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=False)
+        assert (run.returncode, run.stdout) == (1, "")
+        return run.stderr
+
+    tools = ("aapt2", "zipalign", "apksigner", "mvn", "javac")
+    wanted = "aapt zipalign apksigner maven default-jdk-headless"
+    line = f"android-apk: some tools are not here; install them (Debian, Ubuntu: apt install {wanted})\n"
+    assert said(str(tmp_path), tmp_path) == line
+    for tool in tools:
+        (tmp_path / tool).touch(0o755)
+    line = f"android-apk: {tmp_path}/bundle/manifest.json: not there; make a project first with: make demo\n"
+    assert said(str(tmp_path), tmp_path / "bundle") == line
