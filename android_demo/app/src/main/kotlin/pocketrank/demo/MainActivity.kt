@@ -43,21 +43,21 @@ class MainActivity : Activity() {
 
     override fun onSaveInstanceState(state: Bundle) {
         super.onSaveInstanceState(state)
-        state.putString(USER, user)
+        state.putString(USER, user ?: NOBODY)
     }
 
     override fun onPause() {
         super.onPause()
-        getPreferences(MODE_PRIVATE).edit().putString(USER, user).apply()
+        getPreferences(MODE_PRIVATE).edit().putString(USER, user ?: NOBODY).apply()
     }
 
     private fun chooseUser(state: Bundle?) {
         val users: List<String?> = desk.users + null
         val names = users.map { it ?: getString(R.string.nobody) }
-        val before = state?.getString(USER) ?: getPreferences(MODE_PRIVATE).getString(USER, users.first())
+        val before = state?.getString(USER) ?: getPreferences(MODE_PRIVATE).getString(USER, users.first() ?: NOBODY)
         findViewById<Spinner>(R.id.user).run {
             adapter = ArrayAdapter(context, android.R.layout.simple_spinner_dropdown_item, names)
-            setSelection(users.indexOf(before).coerceAtLeast(0))
+            setSelection(users.indexOf(before.takeIf { it != NOBODY }).coerceAtLeast(0))
             onItemSelectedListener = object : AdapterView.OnItemSelectedListener {
                 override fun onItemSelected(parent: AdapterView<*>, view: View?, place: Int, id: Long) {
                     user = users[place]
@@ -111,5 +111,6 @@ class MainActivity : Activity() {
 
     private companion object {
         const val USER = "user"
+        const val NOBODY = "" // as no pack is called
     }
 }
