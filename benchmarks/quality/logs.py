@@ -78,6 +78,7 @@ def commits(path: Path | None) -> Log:
     kept = pa.array(np.array(history.users)[size >= 8])
     history = _cut(table.filter(pc.is_in(table["user_id"], kept.cast(table["user_id"].type))), policy)
     training = {"split": "last", "last": 10, "min_count": 1, "rounds": 12, "steps": 1200, "patience": 12}
+    training |= {"average": 100}  # so few authors teach each batch something else
     return Log(history, policy, 32, 160, training=training, model={"dropout": 0.4}, least_sessions=20)
 
 

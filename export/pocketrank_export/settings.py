@@ -98,6 +98,7 @@ class TrainingConfig:
         patience: rounds without a better validation before it stops.
         learning_rate: peak of the one-cycle schedule of AdamW, 0 to 1.
         weight_decay: of AdamW.
+        average: steps whose mean weights are judged and kept; 1 for those of the last alone.
         batch: examples a step.
         run: consecutive segments of one user that are examples of the same step and share its encoded past.
         per_user: segments of one user that a pass over the log trains on, about and at most, others in each pass; 0 for
@@ -128,6 +129,7 @@ class TrainingConfig:
     patience: int = 3
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
+    average: int = 1
     batch: int = 192
     run: int = 8
     per_user: int = 16
@@ -150,5 +152,6 @@ class TrainingConfig:
         hold("negatives", self.negatives, self.negatives >= 0, "0 or more")
         hold("teacher", self.teacher, self.teacher == 0 or self.teacher >= 2, "2 or more, or 0 for none")
         hold("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "0 to 1")
+        hold("average", self.average, self.average >= 1, "1 or more")
         hold("learning_rate", self.learning_rate, 0 <= self.learning_rate <= 1, "0 to 1")
         hold("id_dropout", self.id_dropout, 0 <= self.id_dropout < 1, "0 or more, and below 1")

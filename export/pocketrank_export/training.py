@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ with warnings.catch_warnings():
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 
 MEMORY_RATE = 1e-2  # least learning rate of the item memory by itself
+LENGTHS = (1.0, 0.75, 0.5, 0.25)  # of a state, as a share of what training made it
 LARGE = 1e6  # scores above this may be why numbers overflow
 
 
@@ -95,14 +97,13 @@ def quality(model: Model, head: Head, asked: Asked) -> float:
 
 
 class Average(WeightAveraging):
-    """The mean of the newest weights: it is what is judged and kept, since it depends on no few batches.
+    """The mean of the newest weights: it is what is judged and kept, and depends on no few batches.
 
-    A step takes a tenth of the way to its weights at first, and a hundredth later, so the mean is of some 100 steps.
     Source: Polyak and Juditsky, SIAM J. Control and Optimization 30(4), 1992.
     """
 
-    def __init__(self) -> None:
-        super().__init__(use_buffers=False, avg_fn=_nearer)
+    def __init__(self, steps: int) -> None:
+        super().__init__(use_buffers=False, avg_fn=partial(_nearer, steps))
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge it, before training's own weights come back."""
@@ -110,8 +111,9 @@ class Average(WeightAveraging):
         super().on_validation_epoch_end(trainer, pl_module)
 
 
-def _nearer(mean: Tensor, new: Tensor, steps: Tensor | int) -> Tensor:
-    return mean.lerp(new, max(0.01, 1.0 / (10.0 + float(steps))))
+def _nearer(steps: int, mean: Tensor, new: Tensor, taken: Tensor | int) -> Tensor:
+    """A step's share in the mean of about the newest `steps`; of the first ones, which are still on their way, less."""
+    return mean.lerp(new, max(1.0 / steps, 1.0 / (10.0 + float(taken))))
 
 
 class Resumed(Callback):
@@ -194,7 +196,7 @@ def fit(
             max_epochs=config.rounds,
             accelerator="auto",
             logger=False,
-            callbacks=[Average(), Resumed(steps), best, stop, *([Bar()] if progress else [])],
+            callbacks=[Average(config.average), Resumed(steps), best, stop, *([Bar()] if progress else [])],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -210,7 +212,35 @@ def fit(
             )
     kept = torch.load(best.best_model_path, weights_only=False)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): value for name, value in kept.items()})
-    return float(best.best_model_score or 0.0)
+    return shrunk(model, head, validation) or float(best.best_model_score or 0.0)
+
+
+def shrunk(model: Model, head: Head, validation: list[Batch]) -> float:
+    """Make the state as long as ranks best on the validation questions, at most as it is.
+
+    What a state learned is in part noise of the log, and speaks against item memory as loudly as the rest.
+
+    Returns:
+        How well it ranks then; 0 where the state has no length of its own.
+    """
+    norm: torch.nn.LayerNorm | None = getattr(model.fusion, "norm", None)  # where something learned gives it a length
+    if norm is None or model.config.head != "next_item":
+        return 0.0
+    model.eval()
+    whole = norm.weight.clone(), norm.bias.clone()
+    found: dict[float, float] = {}
+    with torch.no_grad():
+        for length in LENGTHS:
+            _set(norm, whole, length)
+            found[length] = head.quality(model, validation)
+        best = max(found, key=found.__getitem__)  # of equal ones the longest
+        _set(norm, whole, best)
+    return found[best]
+
+
+def _set(norm: torch.nn.LayerNorm, whole: tuple[Tensor, Tensor], length: float) -> None:
+    for parameter, value in zip((norm.weight, norm.bias), whole, strict=True):
+        parameter.copy_(length * value)
 
 
 @contextmanager
