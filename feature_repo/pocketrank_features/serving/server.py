@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from pocketrank.command import Report
@@ -23,7 +22,7 @@ from pocketrank_features.serving.tokens import Verifier, development_secret
 _HIDES = "torch" not in sys.modules
 if _HIDES:
     sys.modules["torch"] = None  # type: ignore[assignment]
-from pocketrank_features.serving.app import make_app  # noqa: E402
+from pocketrank_features.serving.app import Edge, make_app  # noqa: E402
 
 if _HIDES:
     del sys.modules["torch"]
@@ -76,7 +75,7 @@ def serve(arguments: argparse.Namespace) -> Report:
     return Report({"served": where})
 
 
-def app_from_environment() -> FastAPI:
+def app_from_environment() -> Edge:
     """What a worker serves: the project that the environment names."""
     project = Project.open(Path(os.environ[PROJECT]))
     secret = development_secret(project) if os.environ.get(DEVELOPMENT) else None
