@@ -30,11 +30,13 @@ from pocketrank.transport import Server
 from pocketrank_features.views import definitions
 
 STARTER = Path(__file__).parents[2] / "feature_repo" / "pocketrank_features" / "starter"
+WANTED = 2_000
 CLAIMS = {
-    "packs_per_s": Claim("packs a second, the load on the same two cores", "/s", 2_000),
-    "new_packs_per_s": Claim("of them where every token is seen for the first time", "/s", 2_000),
-    "p50_ms": Claim("half of the answers within, at half of that load", "ms", 10, more=False),
-    "p99_ms": Claim("99 of 100 answers within, at half of that load", "ms", 20, more=False),
+    "packs_per_s": Claim("packs a second, the load on the same two cores", "/s", WANTED),
+    "new_packs_per_s": Claim("packs a second where every token is seen for the first time", "/s", WANTED),
+    "p50_ms": Claim("half of the answers within, at half of the 2,000/s that are wanted", "ms", 10, more=False),
+    "p99_ms": Claim("99 of 100 answers within, at half of the 2,000/s that are wanted", "ms", 20, more=False),
+    "half_p99_ms": Claim("99 of 100 answers within, at half of the packs a second that were had", "ms", 20, more=False),
     "errors": Claim("answers that were no packs", "", 0, more=False),
     "rss_growth_mb": Claim(
         "memory gained by the workers, from the first thousands of requests on", "MB", 20, more=False
@@ -95,7 +97,10 @@ def measured(work: Path, users: int, requests: int, connections: int, workers: i
             rate = full.statuses.get(200, 0) / full.seconds
             busy, own = _cpu_s(process.pid) - busy, time.process_time() - own
             _say(f"half of {rate:,.0f}/s")
-            half = load(address, asked, requests - requests // 10 - len(new) - requests // 2, connections, rate / 2)
+            left = requests - requests // 10 - len(new) - requests // 2
+            half = load(address, asked, left // 2, connections, rate / 2)
+            _say(f"half of {WANTED:,}/s")
+            wanted = load(address, asked, left - left // 2, connections, WANTED / 2)
             after = _memory(process.pid)
             small, whole = _bytes(url, tokens[0])
         finally:
@@ -105,17 +110,20 @@ def measured(work: Path, users: int, requests: int, connections: int, workers: i
         "server_new_cpu_us": round(new_us),
         "load_cpu_us": round(own / (requests // 2) * 1e6),
     }
-    return {**_facts(first, full, half, before, after, small, whole), **cpu_us}
+    return {**_facts(first, full, half, wanted, before, after, small, whole), **cpu_us}
 
 
-def _facts(first: Found, full: Found, half: Found, before: int, after: int, small: int, whole: int) -> Facts:
-    statuses: Counter[int] = sum((Counter(found.statuses) for found in (first, full, half)), Counter())
+def _facts(
+    first: Found, full: Found, half: Found, wanted: Found, before: int, after: int, small: int, whole: int
+) -> Facts:
+    statuses: Counter[int] = sum((Counter(found.statuses) for found in (first, full, half, wanted)), Counter())
     rate, new_rate = (found.statuses.get(200, 0) / found.seconds for found in (full, first))
     return {
         "packs_per_s": round(rate),
         "new_packs_per_s": round(new_rate),
-        "p50_ms": half.quantile_ms(0.5),
-        "p99_ms": half.quantile_ms(0.99),
+        "p50_ms": wanted.quantile_ms(0.5),
+        "p99_ms": wanted.quantile_ms(0.99),
+        "half_p99_ms": half.quantile_ms(0.99),
         "errors": sum(count for status, count in statuses.items() if status != 200),
         "rss_growth_mb": round((after - before) / 1e6, 1),
         "bytes_304": small,

@@ -328,6 +328,7 @@ _EVENTS_ANSWERS: dict[int | str, dict[str, Any]] = {
         "all are on disk but those that never will be",
         content={"application/json": {"example": {"acknowledged": 2, "refused": ["'a1-8': greater_than_equal"]}}},
     ),
+    400: _described("the body is no JSON", content=_PROBLEM),
     403: _described("the token's user cannot be one of this project", content=_PROBLEM),
     **{status: _PACK_ANSWERS[status] for status in (401, 422, 429, 503)},
 }
