@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketrank.config import Project
-from pocketrank.errors import BadInput, BundleMismatch, PocketRankError, StoreFailed
+from pocketrank.errors import BadInput, BundleMismatch, NotReady, PocketRankError, StoreFailed
 from pocketrank.release import gone
 from pocketrank_features.serving.limits import PerMinute
 from pocketrank_features.serving.metrics import Metrics
@@ -292,7 +292,7 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 def _as_away(error: Exception) -> Response:
     """The store is away, or something in it damaged: the phone keeps what it has and comes again."""
-    if not isinstance(error, StoreFailed | BadInput | BundleMismatch):
+    if not isinstance(error, StoreFailed | NotReady | BadInput | BundleMismatch):
         raise error
     LOG.error("%s: %s", type(error).__name__, error)
     return _as_problem(503, "the store does not answer", {"Retry-After": str(AGAIN_S)})
