@@ -287,7 +287,19 @@ def bundle(folder: Path, key: bytes | None) -> dict[str, Any]:
     ids = strict(read["item_ids.json"], 1)
     need(isinstance(ids, list) and all(type(item) in (str, int) for item in ids), "ids")
     need(len(ids) == len(set(ids)) == sizes["I"], "ids")
+    if "item_attributes.json" in files:
+        need(files["item_attributes.json"]["size"] <= 1024 * sizes["I"], "attributes of over 1,024 bytes")
+        attributes(strict(read["item_attributes.json"], 3), sizes["I"])
     return manifest
+
+
+def attributes(columns: Any, items: int) -> None:
+    need(isinstance(columns, dict), "attributes")
+    for column in columns.values():
+        need(isinstance(column, list) and len(column) == items, "attributes")
+        for value in column:
+            several = value if isinstance(value, list) else [value]
+            need(value is None or all(isinstance(one, str) for one in several), "attributes")
 
 
 def file(path: Path, most: int) -> bytes:

@@ -20,6 +20,7 @@ from pocketrank.signing import SIGNATURE
 
 KEY = "signer.pub.pem"
 MANIFEST, IDS, TABLE, GRAPH = "manifest.json", "item_ids.json", "items.safetensors", "state.onnx"
+ATTRIBUTES = "item_attributes.json"
 Files = dict[str, bytes]
 Json = dict[str, Any]
 
@@ -39,6 +40,7 @@ def write(bundle: Path, folder: Path) -> list[dict[str, Any]]:
     signed, public = _signatures(whole)
     write_bytes(folder / KEY, public)
     opened = {**_manifests(whole), **_numbers(whole), **_names(whole), **_files(whole), **_tables(whole), **_ids(whole)}
+    opened |= _attributes(whole)
     told = [_refused(folder, name, files, "open") for name, files in opened.items()]
     told += [_refused(folder, name, files, "open", KEY) for name, files in signed.items() if name != "signed"]
     told += [_refused(folder, name, files, "graph") for name, files in _graphs(whole).items()]
@@ -302,6 +304,26 @@ def _ids(whole: Files) -> dict[str, Files]:
     }
 
 
+def _attributes(whole: Files) -> dict[str, Files]:
+    """Attributes of items that are hashed, and not of these items."""
+    items = len(json.loads(whole[IDS]))
+
+    def of(content: bytes) -> Files:
+        return _hashed({**whole, ATTRIBUTES: content})
+
+    def column(*values: Any) -> Files:
+        return of(json.dumps({"shelf": [*values, *["a"] * (items - len(values))]}).encode())
+
+    return {
+        "attributes_are_a_list": of(b"[]"),
+        "attributes_are_cut": of(b'{"shelf": ["a",'),
+        "attributes_of_fewer_items": of(b'{"shelf": ["a"]}'),
+        "attributes_are_a_number": column(1),
+        "attributes_of_lists_in_lists": column([["a"]]),
+        "attributes_over_1024_bytes_an_item": column("a" * 1100 * items),
+    }
+
+
 def _graphs(whole: Files) -> dict[str, Files]:
     """Graphs that are hashed, and that no engine can load or run."""
     return {
@@ -315,12 +337,14 @@ def _graphs(whole: Files) -> dict[str, Files]:
 def _odd(whole: Files) -> dict[str, Files]:
     ids = json.loads(whole[IDS])
     manifest = json.loads(whole[MANIFEST])
+    attributes = json.dumps({"shelf": ["a", None, ["b", "c"], *[""] * (len(ids) - 3)]}).encode()
     reordered = json.dumps(dict(reversed(manifest.items())), ensure_ascii=True, separators=(",", ":"))
     return {
         "whole": whole,
         "manifest_is_nested_16_deep": {**whole, MANIFEST: _with_quality(whole, '{"a":' * 15 + "1" + "}" * 15)},
         "manifest_laid_out_otherwise": {**whole, MANIFEST: reordered.encode()},
         "with_a_file_more": _hashed({**whole, "x" * 98 + ".9": b"named by the manifest\n"}),
+        "with_attributes": _hashed({**whole, ATTRIBUTES: attributes}),
         "ids_are_numbers": _hashed({**whole, IDS: json.dumps([2**63 - 1 - row for row in range(len(ids))]).encode()}),
         "ids_of_both_kinds": _hashed({**whole, IDS: json.dumps(["1", 1, *ids[2:]]).encode()}),
         "for_an_older_runtime": _hashed(whole, lambda manifest: manifest.update(least_runtime="0.0.9")),
