@@ -3,6 +3,7 @@
 It shares no code with pocketrank and reads its files by hand, so that a dump which it holds can be held by others.
 """
 
+import hashlib
 import json
 import math
 import operator
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 US = 1_000_000
 LAST_S = 253_402_300_800
@@ -238,3 +242,156 @@ def features(memory: dict[int, list[Any]], row: int, now_s: int, half_life_s: fl
     count, decayed, first, last = memory[row]
     since = max(now_s - last, 0)
     return [count, decayed * 2.0 ** (-since / half_life_s), since, (last - first) / max(count - 1, 1)]
+
+
+NUMBERS = {
+    **{"session_gap": ("gap_s",), "fixed_window": ("window_s",), "fixed_count": (), "milestone": ()},
+    "adaptive": ("factor", "lookback", "min_gap_s", "max_gap_s"),
+}
+PRODUCTS = {
+    **{"SKD": 2**22, "ST": 2**20, "LD": 2**20, "HD": 2**22, "F": 2**20},
+    **{"CD": 2**24, "BLD": 2**26},  # C: score_chunk, B: encoder_batch
+}
+ITEMS = {
+    **{"vectors": ("I8", "ID"), "scales": ("F32", "I"), "bias": ("F32", "I"), "popularity": ("F32", "I")},
+    **{"unknown_vector": ("I8", "D"), "unknown_scale": ("F32", "1")},
+}
+
+
+def bundle(folder: Path, key: bytes | None) -> dict[str, Any]:
+    """The manifest of a bundle that is held as docs/formats.md, "Opening", says; a key is a public one in PEM."""
+    content = file(folder / "manifest.json", 2**20)
+    if key is not None:
+        signed(content, file(folder / "manifest.sig", 72), key)
+    manifest = strict(content, 16)
+    need(isinstance(manifest, dict) and manifest.get("format") == "pocketrank.bundle/1", "format")
+    least = re.fullmatch("([0-9]{1,6})[.]([0-9]{1,6})[.]([0-9]{1,6})", text(manifest.get("least_runtime")))
+    need(least and tuple(map(int, least.groups())) <= (0, 1, 0), "least_runtime")
+    sizes = numbers(manifest)
+    files = manifest.get("files")
+    need(isinstance(files, dict), "files")
+    for name, facts in files.items():
+        need(re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name), f"name {name!r}")
+        need(name not in ("manifest.json", "manifest.sig"), f"name {name!r}")
+        need(isinstance(facts, dict) and whole(facts.get("size"), 0), f"{name}: size")
+        need(re.fullmatch("[0-9a-f]{64}", text(facts.get("sha256"))), f"{name}: sha256")
+    there = {path.name for path in folder.iterdir()}
+    need(there - {"manifest.sig"} == {*files, "manifest.json"}, "files")
+    need({"items.safetensors", "item_ids.json"} <= files.keys(), "no items")
+    need(files["item_ids.json"]["size"] <= 256 * sizes["I"] + 64, "ids of over 256 bytes")
+    read = {name: file(folder / name, facts["size"]) for name, facts in files.items()}
+    for name, facts in files.items():
+        need(len(read[name]) == facts["size"], f"{name}: size")
+        need(hashlib.sha256(read[name]).hexdigest() == facts["sha256"], f"{name}: sha256")
+    table(read["items.safetensors"], sizes)
+    ids = strict(read["item_ids.json"], 1)
+    need(isinstance(ids, list) and all(type(item) in (str, int) for item in ids), "ids")
+    need(len(ids) == len(set(ids)) == sizes["I"], "ids")
+    if "item_attributes.json" in files:
+        need(files["item_attributes.json"]["size"] <= 1024 * sizes["I"], "attributes of over 1,024 bytes")
+        attributes(strict(read["item_attributes.json"], 3), sizes["I"])
+    return manifest
+
+
+def attributes(columns: Any, items: int) -> None:
+    need(isinstance(columns, dict), "attributes")
+    for column in columns.values():
+        need(isinstance(column, list) and len(column) == items, "attributes")
+        for value in column:
+            several = value if isinstance(value, list) else [value]
+            need(value is None or all(isinstance(one, str) for one in several), "attributes")
+
+
+def file(path: Path, most: int) -> bytes:
+    need(path.is_file() and not path.is_symlink(), f"{path.name}: not a regular file")
+    need(path.stat().st_size <= most, f"{path.name}: over {most} bytes")
+    return path.read_bytes()
+
+
+def signed(content: bytes, signature: bytes, key: bytes) -> None:
+    public: Any = serialization.load_pem_public_key(key)
+    try:
+        public.verify(signature, content, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise RefusedError("signature") from None
+
+
+def strict(content: bytes, deepest: int) -> Any:
+    """JSON that every reader understands alike."""
+
+    def number(digits: str) -> float:
+        need(math.isfinite(float(digits)), f"number {digits}")
+        return float(digits)
+
+    try:
+        found = json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=different,
+            parse_int=integer,
+            parse_float=number,
+            parse_constant=number,
+        )
+        json.dumps(found, ensure_ascii=False).encode()  # fails on half a surrogate pair
+    except ValueError as error:
+        raise RefusedError(f"not JSON: {error}") from None
+    need(depth(found) <= deepest, "too deep")
+    return found
+
+
+def depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+def text(value: Any) -> str:
+    need(isinstance(value, str), "not a text")
+    return str(value)
+
+
+def whole(value: Any, least: int, most: int = 2**63) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def measured(value: Any, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most
+
+
+def numbers(manifest: dict[str, Any]) -> dict[str, int]:
+    """The sizes, having held the manifest's other numbers."""
+    for name in ("model_id", "encoder_id", "fusion"):
+        need(0 < len(text(manifest.get(name))) <= 64 and manifest[name].isprintable(), name)
+    sizes, behaviors, weights = (manifest.get(name) for name in ("sizes", "behaviors", "weights"))
+    need(isinstance(sizes, dict) and sizes.keys() == {*"SKLDHIFT", "encoder_batch", "score_chunk"}, "sizes")
+    need(all(whole(size, 1) for size in sizes.values()), "sizes")
+    lengths = {**sizes, "C": sizes["score_chunk"], "B": sizes["encoder_batch"]}
+    for axes, most in PRODUCTS.items():
+        need(math.prod(lengths[axis] for axis in axes) <= most, f"{axes} over {most}")
+    need(isinstance(behaviors, list) and behaviors and all(isinstance(name, str) for name in behaviors), "behaviors")
+    need(len(set(behaviors)) == len(behaviors), "a behaviour twice")
+    need(isinstance(weights, dict) and all(measured(weight, 0, 1e12) for weight in weights.values()), "weights")
+    need(whole(manifest.get("lateness_s"), 0, LAST_S - 1), "lateness_s")
+    need(measured(manifest.get("memory_half_life_s"), 1e-6, 1e30), "memory_half_life_s")
+    policy, compaction = manifest.get("policy"), manifest.get("compaction")
+    need(isinstance(policy, dict) and policy.get("kind") in NUMBERS, "policy")
+    for name in (*NUMBERS[policy["kind"]], "max_events"):
+        need(whole(policy.get(name), 1, 2**62 // US if name.endswith("_s") else 2**62), name)
+    need(policy["max_events"] <= sizes["L"], "segments longer than the encoder takes")
+    if policy["kind"] == "adaptive":
+        need(policy["min_gap_s"] <= policy["max_gap_s"], "adaptive")
+        need(policy["factor"] * policy["max_gap_s"] * policy["lookback"] <= 2**62 // US, "adaptive")
+    if policy["kind"] == "milestone":
+        names = policy.get("behaviors")
+        need(isinstance(names, list) and names and set(names) <= set(behaviors), "milestone")
+    need(isinstance(compaction, dict) and compaction.get("kind") in ("ring", "log"), "compaction")
+    if compaction["kind"] == "log":
+        need(whole(compaction.get("levels"), 1) and 2 * compaction["levels"] + 1 <= sizes["S"], "levels")
+    return dict(sizes)
+
+
+def table(content: bytes, sizes: dict[str, int]) -> None:
+    arrays, types, _ = tensors(content)
+    for name, (kind, axes) in ITEMS.items():
+        need(name in arrays and types[name] == kind, name)
+        need(arrays[name].shape == tuple(sizes.get(axis, 1) for axis in axes), f"{name}: shape")
+        least = -1e12 if name == "bias" else 0
+        need(kind == "I8" or all(least <= value <= 1e12 for value in arrays[name].tolist()), f"{name}: values")

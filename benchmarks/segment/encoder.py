@@ -32,7 +32,7 @@ def make_bundle(folder: Path) -> None:
     trained = _trained()
     with folder_beside(folder) as draft:
         to_onnx(trained.model, trained.sizes, "encoder", draft / "encoder.onnx")
-        exporting._write_items(draft, exporting.item_table(trained))
+        exporting.write_items(draft, exporting.item_table(trained))
         exporting.write_manifest(draft, trained, {}, {})
 
 

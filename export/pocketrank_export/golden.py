@@ -1,6 +1,7 @@
 """Golden cases: inputs, real and hostile, with the outputs of the framework that trained the model.
 
-They travel in the bundle; `pocketrank.selftest` reads them.
+They travel in the bundle, so they are few where more would show nothing new: of a large catalogue some candidates from
+all over it, and of what a user did only what concerns these. `pocketrank.selftest` reads them.
 """
 
 from dataclasses import replace
@@ -18,7 +19,8 @@ from pocketrank_export.model import Model
 
 CASES = 64
 HOSTILE = 12
-CANDIDATES = 2048
+SEGMENTS = 16
+CANDIDATES = 256
 
 
 def golden_cases(model: Model, items: Items, sizes: Sizes, builder: Builder, seed: int = 0) -> tensors.Tensors:
@@ -40,7 +42,7 @@ def golden_cases(model: Model, items: Items, sizes: Sizes, builder: Builder, see
     size = builder.history.segments.end[real] - builder.history.segments.first[real]
     builder = replace(builder, levels=0)  # merged ones are vectors like any others
     batch = builder.batch(real, random.integers(0, size), builder.history.segments.end[real])
-    encoder = _encoder_cases(builder, real, sizes)
+    encoder = _encoder_cases(batch, sizes)
     encoder["vectors"] = _run(model, "encoder", {"items": items.embed(encoder["rows"]), **_without(encoder, "rows")})[0]
     cached_vectors, cached_scales = quantise(_encode_all(model, items, batch, sizes))
     case = batch.example.numpy()
@@ -73,12 +75,13 @@ def _chosen(builder: Builder, random: np.random.Generator) -> Index:
     return np.sort(np.resize(few, CASES))
 
 
-def _encoder_cases(builder: Builder, segment: Index, sizes: Sizes) -> tensors.Tensors:
-    batch = builder.batch(segment, np.zeros(len(segment), np.int64), builder.history.segments.end[segment])
-    rows = batch.segment_rows.numpy()[:CASES]
+def _encoder_cases(batch: Batch, sizes: Sizes) -> tensors.Tensors:
+    """SEGMENTS of those which the other cases hold, of users all over them."""
+    those = _spread(len(batch.segment_rows), SEGMENTS)
+    rows = batch.segment_rows.numpy()[those]
     names = ("behavior", "gap_s", "score", "mask")
     found = {"rows": np.where(rows < sizes.I, rows, -1)}
-    found.update({name: getattr(batch, f"segment_{name}").numpy()[:CASES] for name in names})
+    found.update({name: getattr(batch, f"segment_{name}").numpy()[those] for name in names})
     if len(rows) > 2:
         found["mask"][0] = 0  # a segment without events
         found["gap_s"][1] = 4e9  # a pause longer than the epoch
@@ -117,19 +120,18 @@ def _make_hostile(state: tensors.Tensors) -> None:
 
 def _score_cases(model: Model, items: Items, sizes: Sizes, batch: Batch, state: tensors.Tensors) -> tensors.Tensors:
     """Every item, or CANDIDATES of them; the best of each hostile case twice, so that there are ties at the top."""
-    rows = np.arange(min(sizes.I, CANDIDATES))
-    memory_rows = np.full((CASES, sizes.F), -1)
-    memory = np.zeros((CASES, sizes.F, 4), np.float32)
-    for case in range(1, CASES):  # case 0 is somebody without a history
-        of_case = (batch.memory_question.numpy() == case) & (batch.memory_row.numpy() < len(rows))
-        count = int(of_case.sum())
-        memory_rows[case, :count] = batch.memory_row.numpy()[of_case]
-        memory[case, :count] = batch.memory.numpy()[of_case]
+    rows = _spread(sizes.I, CANDIDATES)
+    question, row, features = (getattr(batch, f"memory{name}").numpy() for name in ("_question", "_row", ""))
+    # Case 0 is somebody without a history.
+    remembered = [np.flatnonzero((question == case) & (case > 0) & np.isin(row, rows)) for case in range(CASES)]
+    most = max(1, *map(len, remembered))
+    memory_rows = np.full((CASES, most), -1)
+    memory = np.zeros((CASES, most, 4), np.float32)
     bias, scores = np.tile(items.bias[rows], (CASES, 1)), []
-    for case in range(CASES):
-        there = memory_rows[case] >= 0
+    for case, found in enumerate(remembered):
+        memory_rows[case, : len(found)], memory[case, : len(found)] = row[found], features[found]
         fed = {"memory": memory[case], "bias": items.bias[memory_rows[case]]}  # of no item, any bias
-        bias[case, memory_rows[case][there]] += _run(model, "memory", fed)[0][there]
+        bias[case, np.searchsorted(rows, row[found])] += _run(model, "memory", fed)[0][: len(found)]
         inputs = {
             "state": state["state"][case],
             "state_bias": state["state_bias"][case],
@@ -139,8 +141,13 @@ def _score_cases(model: Model, items: Items, sizes: Sizes, batch: Batch, state: 
         }
         scores.append(_run(model, "score", inputs)[0])
     table = np.stack(scores)
-    asked = np.sort(np.concatenate([rows, np.unique(table[:HOSTILE].argmax(axis=1))]))
-    return {"rows": asked, "memory_rows": memory_rows, "memory": memory, "scores": table[:, asked]}
+    asked = np.sort(np.concatenate([np.arange(len(rows)), np.unique(table[:HOSTILE].argmax(axis=1))]))
+    return {"rows": rows[asked], "memory_rows": memory_rows, "memory": memory, "scores": table[:, asked]}
+
+
+def _spread(number: int, most: int) -> Index:
+    """All places of so many, or `most` of them from the first to the last."""
+    return np.linspace(0, number - 1, min(number, most)).round().astype(np.int64)
 
 
 def _run(model: Model, name: str, inputs: tensors.Tensors) -> list[np.ndarray]:

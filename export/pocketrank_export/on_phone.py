@@ -16,10 +16,8 @@ import torch
 from pocketrank import engines
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Observed
-from pocketrank.compaction import Kept
-from pocketrank.encoding import Encoder, Events, closed_segments
+from pocketrank.encoding import Encoder, Events
 from pocketrank.engines import Graph
-from pocketrank.memory import remembered
 from pocketrank.pack import Pack
 from pocketrank.scoring import Scorer as ItemScorer
 from pocketrank.segments import MICROSECONDS
@@ -29,6 +27,7 @@ from pocketrank_export.exporting import item_table, manifest_of
 from pocketrank_export.graphs import OUTPUTS, graph
 from pocketrank_export.metrics import FloatArray
 from pocketrank_export.model import Model
+from pocketrank_export.packing import pack_of
 from pocketrank_export.scorers import Scorer
 from pocketrank_export.trained import Trained
 
@@ -88,45 +87,9 @@ class Phone:
         Returns:
             The pack; None where no segment is left.
         """
-        bundle, manifest = self.bundle, self.bundle.manifest
-        cut = bundle.policy.cut(np.zeros(len(past), np.int64), past.time_us, bundle.closing(past.behavior))
-        count = max(int(cut.closed_by(now_us).sum()) - missing, 0)
-        if not count:
+        pack = pack_of(Encoder(self.bundle, self.encoder, self.bundle.sizes.encoder_batch), past, now_us, missing)
+        if not len(pack):
             return None
-        covered = int(cut.end[count - 1])
-        through_us = int(past.time_us[covered - 1])
-        first = 0 if bundle.compaction.remembers else max(count - bundle.sizes.S, 0)
-        server = Encoder(bundle, self.encoder, bundle.sizes.encoder_batch)
-        new = closed_segments(server, past, cut.first[first:count], cut.end[first:count], np.arange(first, count))
-        none = Kept.none(bundle.sizes.K, bundle.sizes.D, bundle.sizes.T, len(manifest.behaviors))
-        starts = np.array([0, 0]), np.array([0, len(new)])
-        kept = bundle.compaction.compact(none, starts[0], new, starts[1], np.array([first])).kept
-        known = past.rows[:covered] >= 0
-        memory = remembered(
-            past.rows[:covered][known], past.time_us[:covered][known] // MICROSECONDS, manifest.memory_half_life_s
-        ).strongest(bundle.sizes.F, through_us // MICROSECONDS, manifest.memory_half_life_s)
-        lookback = bundle.policy.lookback
-        pack = Pack(
-            encoder_id=manifest.encoder_id,
-            version=(0, int(cut.closed_at_us[count - 1])),
-            through=(through_us, int((past.time_us[:covered] == through_us).sum())),
-            vectors=kept.vectors,
-            scales=kept.scales,
-            start_s=kept.start_us // MICROSECONDS,
-            end_s=kept.end_us // MICROSECONDS,
-            weight=kept.weight,
-            n_events=kept.n_events.astype(np.int32),
-            level=kept.level.astype(np.int8),
-            ordinal_first=kept.ordinal_first.astype(np.int32),
-            ordinal_last=kept.ordinal_last.astype(np.int32),
-            top_items=kept.top_items,
-            memory_items=memory.items.astype(np.int32),
-            memory_counts=memory.counts.astype(np.float32),
-            memory_decayed=memory.decayed.astype(np.float32),
-            memory_first_s=memory.first_s,
-            memory_last_s=memory.last_s,
-            recent_us=tuple(past.time_us[max(covered - lookback, 0) : covered].tolist()) if lookback else (),
-        )
         return Pack.from_bytes(pack.to_bytes(), "a pack")
 
     def situation(self, past: Events, now_us: int, missing: int) -> Situation:

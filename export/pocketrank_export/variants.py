@@ -48,7 +48,9 @@ def calibration(bundle: Bundle, name: str) -> list[Arrays]:
     """Inputs of one graph of `WITH_WEIGHTS` from the golden cases, one row each, as a phone would feed them."""
     golden, _ = tensors.read(bundle.folder / "golden.safetensors")
     if name == "memory":
-        cases = zip(golden["score.memory_rows"], golden["score.memory"], strict=True)
+        lacking = max(bundle.sizes.F - golden["score.memory_rows"].shape[1], 0)  # of the F that a TFLite graph takes
+        places = np.pad(golden["score.memory_rows"], [(0, 0), (0, lacking)], constant_values=-1)
+        cases = zip(places, np.pad(golden["score.memory"], [(0, 0), (0, lacking), (0, 0)]), strict=True)
         return [{"memory": features, "bias": bundle.items.bias[items]} for items, features in cases]
     rows, outputs = {"encoder": ("rows", ["vectors"]), "state": ("live_rows", ["state", "state_bias"])}[name]
     of_graph = {key.partition(".")[2]: value for key, value in golden.items() if key.startswith(f"{name}.")}

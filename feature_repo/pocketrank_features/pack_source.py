@@ -18,7 +18,7 @@ from feast.errors import FeastObjectNotFoundException
 from feast.types import Int64
 
 from pocketrank.config import Project
-from pocketrank.errors import NotReady, PocketRankError, UnknownUser
+from pocketrank.errors import NotReady, PocketRankError, StoreFailed, UnknownUser
 from pocketrank.pack import Pack
 from pocketrank_features.online_store import PackOnlineStore
 from pocketrank_features.pack_store.composing import EVENT_US, MATERIALIZE, Layout, composed, trimmed
@@ -28,6 +28,7 @@ from pocketrank_features.views import read_manifest, view_name
 
 STEPS = f"run, in the project folder: pocketrank segment; feast apply; {MATERIALIZE}"
 SECOND_US = 1_000_000
+_NO_TABLE = "no such table", "does not exist", "not found"  # what stores say where nothing was applied to them
 
 
 class PackSource:
@@ -107,6 +108,7 @@ class PackSource:
         Raises:
             UnknownUser: the store has no such user.
             NotReady: it has no rows at all, or not all of this user's yet.
+            StoreFailed: it does not answer.
             BundleMismatch: its rows are not what the views say.
         """
         not_before_s = int(time.time()) - self._max_age_s if self._max_age_s else None
@@ -148,8 +150,12 @@ class PackSource:
             if isinstance(error, PocketRankError):
                 raise
             said = " ".join(str(error).split())[:200]
-            raise NotReady(
-                f"the online store does not give {view.name} ({said}); run: feast apply; {MATERIALIZE}"
+            if isinstance(error, FeastObjectNotFoundException) or any(sign in said for sign in _NO_TABLE):
+                raise NotReady(
+                    f"the online store does not give {view.name} ({said}); run: feast apply; {MATERIALIZE}"
+                ) from None
+            raise StoreFailed(
+                f"the online store does not give {view.name} ({said}); see that it is up, then run the command again"
             ) from None
         found = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
         there = [place for place, value in enumerate(found[GENERATION].values) if value.WhichOneof("val")]

@@ -22,7 +22,8 @@ LIMIT = 1e-5
 TIE = 2e-5
 _STATE = ("vectors", "scales", "age_s", "weight", "mask", "live_behavior", "live_age_s", "live_score", "live_mask")
 _ENCODER = ("behavior", "gap_s", "score", "mask")
-# C cases of the encoder, B of the others, R candidates; the other letters as in `Sizes`, 4 features of the memory.
+# C cases of the encoder, B of the others, R candidates, M remembered items among them, 4 features of the memory; the
+# other letters as in `Sizes`.
 _GOLDEN: dict[str, tuple[type, str]] = {
     "encoder.rows": (np.int32, "CL"),
     "encoder.behavior": (np.int32, "CL"),
@@ -37,8 +38,8 @@ _GOLDEN: dict[str, tuple[type, str]] = {
     "state.state": (np.float32, "BHD"),
     "state.state_bias": (np.float32, "BH"),
     "score.rows": (np.int32, "R"),
-    "score.memory_rows": (np.int32, "BF"),
-    "score.memory": (np.float32, "BF4"),
+    "score.memory_rows": (np.int32, "BM"),
+    "score.memory": (np.float32, "BM4"),
     "score.scores": (np.float32, "BR"),
 }
 

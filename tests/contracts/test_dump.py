@@ -3,6 +3,7 @@
 By a client that shares no code with ours, by ours on every engine, beside tflite-runtime and little else, and on arm64.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from pocketrank import Bundle, Ranker, engines
 from pocketrank.cache import Observed
 from pocketrank.cli import main
 from pocketrank.encoding import Encoder
+from pocketrank.errors import BadBundle
 from pocketrank.pack import Pack
 from pocketrank.situation import situate
 from pocketrank_export import dump as dumping
@@ -166,6 +168,32 @@ def test_another_client_refuses_the_packs_that_are_to_be_refused_and_reads_the_o
         assert path.name == "values.safetensors" or other.pack(path.read_bytes())
 
 
+def test_another_client_refuses_the_bundles_that_are_to_be_refused_and_opens_the_others(dump: Path) -> None:
+    told, opened = cases(dump, "refused"), []
+    for case in told:
+        key = (dump / "refused" / case["verify_key"]).read_bytes() if case["verify_key"] else None
+        with contextlib.suppress(other.RefusedError):
+            other.bundle(dump / "refused" / case["folder"], key)
+            opened.append(case["folder"])
+    assert opened == [case["folder"] for case in told if case["is_taken"] or case["at"] == "graph"]
+    assert len(told) - 100 > len(opened) > 10
+    assert {path.name for path in (dump / "refused").iterdir() if path.is_dir()} == {case["folder"] for case in told}
+
+
+def test_what_is_said_of_a_refused_bundle_is_what_a_device_says(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(dump / "refused")
+    for case in cases(dump, "refused"):
+        if not case["is_taken"]:
+            with pytest.raises(BadBundle) as caught:
+                ranked(case["folder"], case["verify_key"])
+            assert str(caught.value) == case["said"]
+
+
+def ranked(folder: str, verify_key: str | None) -> None:
+    with Ranker.open(folder, engine="onnx", verify_key=verify_key) as ranker:
+        ranker.rank()
+
+
 @pytest.mark.parametrize("engine", ["onnx", "litert"])
 def test_every_ranking_holds_on_every_engine(dump: Path, engine: str) -> None:
     found = replay(dump, engine)
@@ -243,7 +271,8 @@ def test_hits_of_a_ranking_are_the_best_of_its_scores(dump: Path) -> None:
 def test_a_second_dump_has_the_same_bytes_and_another_seed_others(dump: Path, tmp_path: Path) -> None:
     dumping.write(tmp_path / "again", seed=0, kinds=KINDS[-1:])
     files = [path for path in (tmp_path / "again").rglob("*") if path.is_file() and path.name != "index.json"]
-    kept = [path for path in files if path.parent.name != "packs" and path.name != "packs.json"]
+    of_one_bundle = {"packs", "packs.json", "refused", "refused.json"}
+    kept = [path for path in files if not of_one_bundle & set(path.parts)]
     assert len(kept) > 30
     for path in kept:
         assert path.read_bytes() == (dump / path.relative_to(tmp_path / "again")).read_bytes(), path

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from pocketrank.cli import main
 from pocketrank.config import Project
 
+from .histories import write_events
+
 KINDS, EACH, DAY_US = 5, 12, 86_400_000_000
 ITEMS = [f"i{kind}-{number:02}" for kind in range(KINDS) for number in range(EACH)]
 SETTINGS = """
@@ -41,22 +43,9 @@ def write_log(folder: Path, users: int = 60, sessions: int = 8, item_of: Any = N
             start = session * DAY_US + 1_600_000_000_000_000 + user
             chosen = rng.choice(EACH, 4, replace=False) + user % KINDS * EACH
             for step, item in enumerate(chosen):
-                rows.append(
-                    (f"u{user:02}", ITEMS[item] if item_of is None else item_of(user, item), start + step * 60_000_000)
-                )
-    columns = list(zip(*rows, strict=True))
-    table = pa.table(
-        {
-            "user_id": columns[0],
-            "item_id": columns[1],
-            "behavior": ["view"] * len(rows),
-            "timestamp": pa.array(columns[2], pa.timestamp("us", "UTC")),
-            "score": pa.array([1.0] * len(rows), pa.float32()),
-            "arrival": np.arange(len(rows)),
-        }
-    )
-    (folder / "bucket=00").mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, folder / "bucket=00" / "log.parquet")
+                name = ITEMS[item] if item_of is None else item_of(user, item)
+                rows.append((f"u{user:02}", name, "view", start + step * 60_000_000))
+    write_events(folder, rows)
 
 
 def kind_of(item: str) -> int:

@@ -1,14 +1,15 @@
 """A small log with a habit in it, and the project trained and exported from it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pocketrank.cli import main
 from pocketrank.config import Project
+
+from .histories import write_events
 
 USERS, SESSIONS, ITEMS, DAY_US = 30, 14, 24, 86_400_000_000
 SETTINGS = """
@@ -39,20 +40,8 @@ def write_log(folder: Path, users: int = USERS) -> None:
             start = (session * 3 + user % 3) * DAY_US + 1_600_000_000_000_000
             for step in range(4):
                 item = favourites[(session + step) % 6] if rng.random() < 0.9 else rng.integers(ITEMS)
-                rows.append((f"u{user:02}", f"i{item:02}", ("view", "buy")[step % 2], start + step * 60_000_000, 1.0))
-    columns = list(zip(*rows, strict=True))
-    table = pa.table(
-        {
-            "user_id": columns[0],
-            "item_id": columns[1],
-            "behavior": columns[2],
-            "timestamp": pa.array(columns[3], pa.timestamp("us", "UTC")),
-            "score": pa.array(columns[4], pa.float32()),
-            "arrival": np.arange(len(rows)),
-        }
-    )
-    (folder / "bucket=00").mkdir(parents=True)
-    pq.write_table(table, folder / "bucket=00" / "log.parquet")
+                rows.append((f"u{user:02}", f"i{item:02}", ("view", "buy")[step % 2], start + step * 60_000_000))
+    write_events(folder, rows)
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +53,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for command in ("train", "evaluate", "export"):
         assert main([command, "--project", str(root)]) == 0
     return Project.open(root)
+
+
+@pytest.fixture
+def shop(project: Project, tmp_path: Path) -> Path:
+    """A copy that is trained and not exported, for a test to change."""
+    for name in ("model", "data"):
+        shutil.copytree(project.root / name, tmp_path / name)
+    shutil.copy(project.root / "pocketrank.toml", tmp_path)
+    return tmp_path

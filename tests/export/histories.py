@@ -1,8 +1,12 @@
 """Small histories for tests of what is asked, and when."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pocketrank.encoding import Events
 from pocketrank.segments import MICROSECONDS, Policy
@@ -29,3 +33,20 @@ def history_of(
     counts = np.bincount(rows[rows >= 0], minlength=known)
     vocabulary = Vocabulary([f"i{row}" for row in range(known)], BEHAVIORS, counts)
     return History(list(range(len(items))), user, events, policy.cut(user, events.time_us), vocabulary)
+
+
+def write_events(folder: Path, rows: Sequence[tuple[str, Any, str, int]]) -> None:
+    """A log as `ingest` writes it: user, item, behaviour and time in microseconds of each event."""
+    users, items, behaviors, time_us = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "user_id": users,
+            "item_id": items,
+            "behavior": behaviors,
+            "timestamp": pa.array(time_us, pa.timestamp("us", "UTC")),
+            "score": np.ones(len(rows), np.float32),
+            "arrival": np.arange(len(rows)),
+        }
+    )
+    (folder / "bucket=00").mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, folder / "bucket=00" / "log.parquet")

@@ -1,7 +1,6 @@
 """`pocketrank compress` as a user types it."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,6 @@ from pocketrank_export.runs import builder_of
 from pocketrank_export.trained import Trained
 
 ROUNDED = ["int8_vectors", "int4_vectors", "int8_items", "int8_vectors_and_items", "int8_weights"]
-
-
-@pytest.fixture
-def shop(project: Project, tmp_path: Path) -> Path:
-    for name in ("model", "data"):
-        shutil.copytree(project.root / name, tmp_path / name)
-    shutil.copy(project.root / "pocketrank.toml", tmp_path)
-    return tmp_path
 
 
 def compress(shop: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`pocketrank evaluate` as a user types it, and evaluation with methods of one's own."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,6 @@ from pocketrank_export.scoring import batch_scores
 from pocketrank_export.trained import Trained
 
 METHODS = ["pocketrank", "memory_alone", "own_frequency", "popularity", "markov"]
-
-
-@pytest.fixture
-def shop(project: Project, tmp_path: Path) -> Path:
-    """Trained, but not exported: evaluating comes before."""
-    for name in ("model", "data"):
-        shutil.copytree(project.root / name, tmp_path / name)
-    shutil.copy(project.root / "pocketrank.toml", tmp_path)
-    return tmp_path
 
 
 def facts_of(shop: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:

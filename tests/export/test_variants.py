@@ -277,8 +277,8 @@ def test_calibration_feeds_graphs_as_a_phone_does(project: Project) -> None:
     golden, _ = exporting.tensors.read(bundle.folder / "golden.safetensors")
     for name in ("encoder", "state"):
         cases = calibration(bundle, name)
-        assert len(cases) == 64
-        for place in (0, 1, 40):
+        assert len(cases) == {"encoder": 16, "state": 64}[name]
+        for place in (0, 1, 15):
             for key, value in engines.load(bundle.folder, name, "onnx").run(cases[place]).items():
                 np.testing.assert_allclose(value[0], golden[f"{name}.{key}"][place], atol=1e-5)
     remembered = calibration(bundle, "memory")

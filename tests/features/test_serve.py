@@ -329,6 +329,48 @@ def app_of(shop: Shop) -> Any:
     return make_app(project, Verifier(project.sync, shop.root))
 
 
+@pytest.mark.parametrize("headers", [{}, {"If-None-Match": "*"}, {"Accept-Encoding": "gzip"}])
+@pytest.mark.parametrize(
+    "path", [PACK, f"{PACK}&encoder_id=e1&user=2", "/v1/pack?encoder_id=e2", "/v1/pack?encoder_id="]
+)
+@pytest.mark.parametrize("user", [1, 99, "+1", None])
+def test_the_short_way_to_a_pack_answers_what_the_apps_own_route_does(
+    shop: Shop, issuer: Issuer, path: str, headers: dict[str, str], user: Any
+) -> None:
+    app = app_of(shop)
+    sent = headers if user is None else {**headers, "Authorization": f"Bearer {issuer.token(user)}"}
+
+    async def ask() -> list[Any]:
+        found = []
+        for one in (app, app.inside):
+            async with httpx2.AsyncClient(transport=httpx2.ASGITransport(one), base_url="http://here") as client:
+                answer = await client.get(path, headers=sent)
+            security = {"x-content-type-options", "content-security-policy", "referrer-policy"}
+            kept = sorted(pair for pair in answer.headers.multi_items() if pair[0] not in security)
+            found.append((answer.status_code, kept, answer.content))
+        return found
+
+    short, long = asyncio.run(ask())
+    assert short == long
+    is_right = user == 1 and path.startswith(PACK)
+    assert short[0] == (
+        (304 if headers.get("If-None-Match") else 200) if is_right else 401 if user is None else short[0]
+    )
+    assert is_right or short[0] in (401, 404, 422)
+
+
+def test_an_answer_is_one_packet(issuer: Issuer, server: Served) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=15) as client:
+        for _ in range(20):
+            client.sendall(
+                f"GET {PACK} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {issuer.token(1)}\r\n\r\n".encode()
+            )
+            head, _, body = client.recv(1 << 20).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert f"content-length: {len(body)}".encode() in head
+
+
 def test_too_many_requests_of_a_user_are_put_off_and_others_are_not(shop: Shop, issuer: Issuer) -> None:
     shop.settings(user_per_minute=3)
     try:
@@ -430,6 +472,55 @@ def test_keys_are_read_again_for_a_key_that_is_new_but_not_for_every_token(
             await verifier.user(f"Bearer {issuer.token(7)}")
 
     asyncio.run(ask())
+
+
+def test_a_token_that_was_taken_is_not_verified_again_and_ends_all_the_same(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = Issuer(tmp_path / "keys.json")
+    verifier = Verifier(replace(Project.open(shop.root).sync, jwks="keys.json", leeway_s=30), tmp_path)
+    verified = []
+    decode = jwt.decode
+    monkeypatch.setattr(jwt, "decode", lambda *given, **more: (verified.append(given), decode(*given, **more))[1])
+    start, clock, ticks = time.time(), [time.time()], [time.monotonic()]
+    monkeypatch.setattr(tokens.time, "time", lambda: clock[0])
+    monkeypatch.setattr(tokens.time, "monotonic", lambda: ticks[0])
+    token = issuer.token(7, exp=int(start) + 600)
+
+    async def ask(expected: int) -> None:
+        assert await verifier.user(f"Bearer {token}") == "7"
+        assert len(verified) == expected
+
+    asyncio.run(ask(1))
+    asyncio.run(ask(1))
+    other = swapped(token)
+    with pytest.raises(Refused, match="not valid"):
+        asyncio.run(verifier.user(f"Bearer {other}"))
+    ticks[0] += tokens.FRESH_S + 1  # keys are fetched again, and with them it is verified
+    asyncio.run(ask(3))
+    issuer.ec = Issuer(tmp_path / "other.json").ec
+    issuer.write()  # the key was taken away: what it signed is taken until keys are fetched the next time
+    asyncio.run(ask(3))
+    ticks[0] += tokens.FRESH_S + 1
+    with pytest.raises(Refused, match="not valid"):
+        asyncio.run(verifier.user(f"Bearer {token}"))
+    token, before = issuer.token(7, exp=int(start) + 600), len(verified)
+    asyncio.run(ask(before + 1))
+    clock[0] = int(start) + 629  # of 30 s that clocks may differ by
+    asyncio.run(ask(before + 1))
+    clock[0] = int(start) + 631  # PyJWT has the real clock still, and takes it
+    asyncio.run(ask(before + 2))
+
+
+def test_no_more_tokens_are_known_than_there_is_room_for(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = Issuer(tmp_path / "keys.json")
+    verifier = Verifier(replace(Project.open(shop.root).sync, jwks="keys.json"), tmp_path)
+    monkeypatch.setattr(tokens, "MOST_KEPT", 3)
+    for user in (1, 2, 3, 4, 1, 4):
+        assert asyncio.run(verifier.user(f"Bearer {issuer.token(user, exp=2 * 10**9 + user)}")) == str(user)
+        assert len(verifier._taken) <= 3
 
 
 def test_development_takes_the_commands_tokens_and_two_workers_count_together(

@@ -16,7 +16,7 @@ from pocketrank import selftest, tensors
 from pocketrank.atomic import folder_beside, write_bytes
 from pocketrank.bundle import Bundle
 from pocketrank.command import progress
-from pocketrank_export.dump import bundles, cuts, memories, merges, rankings, refused
+from pocketrank_export.dump import bundles, cuts, memories, merges, rankings, refused_bundles, refused_packs
 
 FORMAT = "pocketrank.dump/1"
 
@@ -41,8 +41,10 @@ def write(folder: Path, seed: int = 0, kinds: Sequence[bundles.Kind] = bundles.K
             packs, cases = rankings.write(bundle, model, place, seed)
             counts["rankings"] += _json(place / "cases.json", cases)
             if kind is kinds[0]:
-                told = refused.write(packs["full"], packs["empty"], draft / "packs")
+                told = refused_packs.write(packs["full"], packs["empty"], draft / "packs")
                 counts["packs"] = _json(draft / "packs.json", told)
+                told = refused_bundles.write(draft / "bundles" / kind.name, draft / "refused")
+                counts["refused"] = _json(draft / "refused.json", told)
         _index(draft, seed)
     return {"bundles": len(kinds), **counts}
 

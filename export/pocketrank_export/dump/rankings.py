@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pocketrank import tensors
 from pocketrank.bundle import Bundle, Int64Array, ItemId
@@ -23,10 +22,11 @@ from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason, reasons
 from pocketrank.segments import MICROSECONDS
 from pocketrank.situation import Situation, situate
+from pocketrank.timeline import columns
 from pocketrank_export.dump.bundles import ITEMS, START_US
-from pocketrank_export.dump.packing import pack_of
-from pocketrank_export.graphs import OUTPUTS, graph
 from pocketrank_export.model import Model
+from pocketrank_export.on_phone import TorchGraph
+from pocketrank_export.packing import pack_of
 
 PAUSES_S = 0, 20, 300, 1200, 2700, 10_800, 93_600
 HOUR_US = 3600 * MICROSECONDS
@@ -60,25 +60,24 @@ class Case:
     refused: tuple[str, ...] = ()
 
 
-class Torch:
+class Torch(TorchGraph):
     """A model's graph as an engine; remembers how near a half its encoder's values came to.
 
     The state graph is fed as one of fixed shapes, so that the dump tells of every slot.
     """
 
     def __init__(self, model: Model, name: str) -> None:
-        self._graph, self._outputs, self.nearest = graph(model, name), OUTPUTS[name], 0.5
-        self.batch = 1 if name == "state" else 0
+        super().__init__(model, name)
+        self.nearest, self.batch = 0.5, 1 if name == "state" else 0
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Outputs by name, for inputs by name."""
-        with torch.no_grad():
-            found = self._graph(**{name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in inputs.items()})
-        arrays = [value.numpy() for value in (found if isinstance(found, tuple) else (found,))]
-        if self._outputs == OUTPUTS["encoder"]:
-            whole = np.abs(arrays[0]) / np.maximum(np.abs(arrays[0]).max(axis=-1, keepdims=True) / 127, 1e-30)
+        found = super().run({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+        if "vectors" in found:
+            size = np.abs(found["vectors"])
+            whole = size / np.maximum(size.max(axis=-1, keepdims=True) / 127, 1e-30)
             self.nearest = min(self.nearest, float(np.abs(whole % 1 - 0.5).min(initial=0.5)))
-        return dict(zip(self._outputs, arrays, strict=True))
+        return found
 
 
 def write(bundle: Bundle, model: Model, folder: Path, seed: int) -> tuple[dict[str, Pack], list[dict[str, Any]]]:
@@ -135,15 +134,19 @@ def _drawn(bundle: Bundle, model: Model, random: np.random.Generator) -> tuple[d
     until_us = past[-1].time_us
     later = _events(bundle, until_us + 20 * MICROSECONDS, 14, random)
     encoder = Encoder(bundle, Torch(model, "encoder"), batch=1)
-    full = pack_of(bundle, encoder, past, until_us)
+
+    def pack(events: list[Observed], now_us: int) -> Pack:
+        return pack_of(encoder, columns(bundle, events), now_us)
+
+    full = pack(past, until_us)
     hurry = [replace(one, time_us=past[0].time_us - (8 - n) * 20 * MICROSECONDS) for n, one in enumerate(past[:8])]
-    quick = pack_of(bundle, encoder, hurry, hurry[-1].time_us)
+    quick = pack(hurry, hurry[-1].time_us)
     packs = {
         "full": full,
-        "short": pack_of(bundle, encoder, past[:7], past[6].time_us),
-        "empty": pack_of(bundle, encoder, [], START_US),
+        "short": pack(past[:7], past[6].time_us),
+        "empty": pack([], START_US),
         "quick": quick,
-        "rebuilt": replace(pack_of(bundle, encoder, past[:30], past[29].time_us), version=(1, past[0].time_us)),
+        "rebuilt": replace(pack(past[:30], past[29].time_us), version=(1, past[0].time_us)),
         "of_another_encoder": replace(full, encoder_id="000000000000"),
         **_unfit(full),
     }

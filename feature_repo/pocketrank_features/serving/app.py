@@ -1,15 +1,18 @@
 """The app that phones talk to: packs, the bundle, and whether all is well. OpenAPI at /openapi.json.
 
-Whose pack it is says the token and nothing else. Every answer is small and made at once: a pack is one read.
+Whose pack it is says the token and nothing else. Every answer is small and made at once: a pack is one read. Packs are
+what is asked for most, so these requests go around the framework, whose own part in them would be a third.
 """
 
 import asyncio
 import json
 import logging
+import re
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketrank.config import Project
-from pocketrank.errors import BadInput, BundleMismatch, PocketRankError, StoreFailed
+from pocketrank.errors import BadInput, BundleMismatch, NotReady, PocketRankError, StoreFailed
 from pocketrank.release import gone
 from pocketrank_features.serving.limits import PerMinute
 from pocketrank_features.serving.metrics import Metrics
@@ -44,9 +47,11 @@ STRICT = (b"strict-transport-security", b"max-age=31536000")
 _token = HTTPBearer(
     auto_error=False, bearerFormat="JWT", description="ES256 or RS256 by a key of [sync] jwks; `sub` is the user."
 )
+PACK_PATH = "/v1/pack"
+ENCODER_ID = "[0-9A-Za-z_-]{1,64}"
 EncoderId = Annotated[
     str,
-    Query(pattern="^[0-9A-Za-z_-]{1,64}$", description="Encoder of the phone's bundle.", examples=["b0041777d850"]),
+    Query(pattern=f"^{ENCODER_ID}$", description="Encoder of the phone's bundle.", examples=["b0041777d850"]),
 ]
 Sha256 = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="As the manifest names it.")]
 
@@ -75,7 +80,7 @@ class Sent(BaseModel):
     )
 
 
-def make_app(project: Project, verifier: Verifier) -> FastAPI:
+def make_app(project: Project, verifier: Verifier) -> "Edge":
     """The app of one project.
 
     Raises:
@@ -91,14 +96,13 @@ def make_app(project: Project, verifier: Verifier) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.add_middleware(Edge, metrics=metrics, by_address=PerMinute(project.sync.address_per_minute))
     app.add_exception_handler(HTTPException, _problem)
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(PocketRankError, _failed)
 
-    async def user(request: Request, _: Annotated[object, Depends(_token)]) -> str:
+    async def user_of(authorization: str | None) -> str:
         try:
-            subject = await verifier.user(request.headers.get("authorization"))
+            subject = await verifier.user(authorization)
         except Refused as refused:
             raise Problem(401, str(refused), {"WWW-Authenticate": "Bearer"}) from None
         except KeysAway:
@@ -107,12 +111,24 @@ def make_app(project: Project, verifier: Verifier) -> FastAPI:
             raise Problem(429, "too many requests of this user", {"Retry-After": str(wait_s)})
         return subject
 
-    @app.get("/v1/pack", responses=_PACK_ANSWERS, response_class=Response, summary="The pack of the token's user")
-    async def pack(request: Request, subject: Annotated[str, Depends(user)], encoder_id: EncoderId) -> Response:
+    async def user(request: Request, _: Annotated[object, Depends(_token)]) -> str:
+        return await user_of(request.headers.get("authorization"))
+
+    async def answered(subject: str, encoder_id: str, headers: Mapping[str, str]) -> Response:
         found = await packs.pack(encoder_id, subject)
         if found is None:
             raise Problem(404, "no packs of this encoder", {"Cache-Control": MINE})
-        return _pack_answer(request, found)
+        return _pack_answer(headers, found)
+
+    @app.get(PACK_PATH, responses=_PACK_ANSWERS, response_class=Response, summary="The pack of the token's user")
+    async def pack(request: Request, subject: Annotated[str, Depends(user)], encoder_id: EncoderId) -> Response:
+        return await answered(subject, encoder_id, request.headers)
+
+    async def pack_of(encoder_id: str, headers: Mapping[str, str]) -> Response:
+        subject = await user_of(headers.get("authorization"))
+        if not re.fullmatch(ENCODER_ID, encoder_id):
+            raise Problem(422, "cannot be read: encoder_id")
+        return await answered(subject, encoder_id, headers)
 
     if project.sync.uploads:
         inbox = Inbox(project)
@@ -128,7 +144,7 @@ def make_app(project: Project, verifier: Verifier) -> FastAPI:
     @app.get("/v1/bundle/manifest", responses=_MANIFEST_ANSWERS, summary="What bundle phones are offered")
     async def manifest(request: Request) -> Response:
         offered = bundle.current()
-        return _answer(request, offered.content, "application/json", offered.etag, EVERYBODYS)
+        return _answer(request.headers, offered.content, "application/json", offered.etag, EVERYBODYS)
 
     @app.get("/v1/bundle/files/{sha256}", responses=_FILE_ANSWERS, response_class=FileResponse, summary="A file of it")
     async def file(request: Request, sha256: Sha256) -> Response:
@@ -136,7 +152,7 @@ def make_app(project: Project, verifier: Verifier) -> FastAPI:
         if path is None or not path.is_file():
             raise Problem(404, "no such file in the bundle")
         headers = {"ETag": f'"{sha256}"', "Cache-Control": FOR_EVER}
-        if _has(request, headers["ETag"]):
+        if _has(request.headers, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return FileResponse(path, headers=headers, media_type="application/octet-stream")
 
@@ -155,19 +171,28 @@ def make_app(project: Project, verifier: Verifier) -> FastAPI:
     async def numbers() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return app
+    return Edge(app, pack_of, metrics, PerMinute(project.sync.address_per_minute))
+
+
+PackOf = Callable[[str, Mapping[str, str]], Awaitable[Response]]
 
 
 class Edge:
-    """Around the app: a limit by address, security headers, and the metrics."""
+    """Around the app: a limit by address, security headers, the metrics, and a short way to packs.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, by_address: PerMinute) -> None:
-        self._app, self._metrics, self._by_address = app, metrics, by_address
+    The short way is to answer what the app's own route answers, which is there for OpenAPI and other methods.
+
+    Attributes:
+        inside: the app.
+    """
+
+    def __init__(self, inside: ASGIApp, pack_of: PackOf, metrics: Metrics, by_address: PerMinute) -> None:
+        self.inside, self._pack_of, self._metrics, self._by_address = inside, pack_of, metrics, by_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.inside(scope, receive, send)
             return
         began, status, sent = time.perf_counter(), 500, 0
         more = [*HEADERS, STRICT] if scope["scheme"] == "https" else HEADERS
@@ -183,41 +208,54 @@ class Edge:
             await send(message)
 
         address = scope["client"][0] if scope.get("client") else ""
+        is_pack = scope["path"] == PACK_PATH and scope["method"] == "GET"
         try:
             if wait_s := self._by_address.wait_s(address):
                 await _as_problem(429, "too many requests", {"Retry-After": str(wait_s)})(scope, receive, answer)
+            elif is_pack:
+                await (await self._pack(scope))(scope, receive, answer)
             else:
-                await self._app(scope, receive, answer)
+                await self.inside(scope, receive, answer)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = PACK_PATH if is_pack else getattr(scope.get("route"), "path", "other")
             self._metrics.add(route, status, time.perf_counter() - began, sent)
 
+    async def _pack(self, scope: Scope) -> Response:
+        """The answer to a request for a pack; of a header that is there twice the first counts."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        try:
+            return await self._pack_of(query.get("encoder_id", ""), headers)
+        except HTTPException as error:
+            return _as_problem(error.status_code, str(error.detail), error.headers)
+        except PocketRankError as error:
+            return _as_away(error)
 
-def _pack_answer(request: Request, found: Served) -> Response:
+
+def _pack_answer(headers: Mapping[str, str], found: Served) -> Response:
     if found.pack is not None:
-        return _answer(request, found.pack, PACK_TYPE, etag_of(found.pack), MINE)
+        return _answer(headers, found.pack, PACK_TYPE, etag_of(found.pack), MINE)
     if found.gone_until_us is not None:
-        headers = {"Cache-Control": MINE}
-        return Response(gone(found.gone_until_us), 410, headers, media_type="application/json")
+        return Response(gone(found.gone_until_us), 410, {"Cache-Control": MINE}, media_type="application/json")
     raise Problem(404, "no pack of this user", {"Cache-Control": MINE})
 
 
-def _answer(request: Request, content: bytes, kind: str, etag: str, caching: str) -> Response:
-    """A content, compressed where that is understood; or only that it has not changed."""
+def _answer(asked: Mapping[str, str], content: bytes, kind: str, etag: str, caching: str) -> Response:
+    """A content, compressed where a request's headers say so; or only that it has not changed."""
     headers = {"ETag": etag, "Cache-Control": caching, "Vary": "Accept-Encoding"}
     if caching == MINE:
         headers["Vary"] = "Authorization, Accept-Encoding"
-    if _has(request, etag):
+    if _has(asked, etag):
         return Response(status_code=304, headers=headers)
-    if len(content) >= GZIP_LEAST and _takes_gzip(request.headers.get("accept-encoding", "")):
+    if len(content) >= GZIP_LEAST and _takes_gzip(asked.get("accept-encoding", "")):
         headers["Content-Encoding"] = "gzip"
         content = zlib.compress(content, GZIP_LEVEL, wbits=31)
     return Response(content, headers=headers, media_type=kind)
 
 
-def _has(request: Request, etag: str) -> bool:
+def _has(asked: Mapping[str, str], etag: str) -> bool:
     """Whether If-None-Match names the content, in the weak comparison that it asks for."""
-    named = request.headers.get("if-none-match", "")
+    named = asked.get("if-none-match", "")
     return named == "*" or etag.removeprefix("W/") in {one.strip().removeprefix("W/") for one in named.split(",")}
 
 
@@ -249,8 +287,12 @@ async def _unreadable(_: Request, error: Exception) -> Response:
 
 
 async def _failed(_: Request, error: Exception) -> Response:
+    return _as_away(error)
+
+
+def _as_away(error: Exception) -> Response:
     """The store is away, or something in it damaged: the phone keeps what it has and comes again."""
-    if not isinstance(error, StoreFailed | BadInput | BundleMismatch):
+    if not isinstance(error, StoreFailed | NotReady | BadInput | BundleMismatch):
         raise error
     LOG.error("%s: %s", type(error).__name__, error)
     return _as_problem(503, "the store does not answer", {"Retry-After": str(AGAIN_S)})
@@ -286,6 +328,7 @@ _EVENTS_ANSWERS: dict[int | str, dict[str, Any]] = {
         "all are on disk but those that never will be",
         content={"application/json": {"example": {"acknowledged": 2, "refused": ["'a1-8': greater_than_equal"]}}},
     ),
+    400: _described("the body is no JSON", content=_PROBLEM),
     403: _described("the token's user cannot be one of this project", content=_PROBLEM),
     **{status: _PACK_ANSWERS[status] for status in (401, 422, 429, 503)},
 }

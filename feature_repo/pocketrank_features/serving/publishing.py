@@ -182,7 +182,7 @@ class Target:
         self._root = ""
         try:
             if self._folder is None:
-                self._system, self._root = fs.FileSystem.from_uri(to)
+                self._system, self._root = fs.FileSystem.from_uri(_with_one_request_a_file(to))
         except (pa.ArrowInvalid, OSError) as error:
             raise BadInput(f"{self.where}: {' '.join(str(error).split())[:200]}; name a folder or s3://...") from None
 
@@ -197,6 +197,13 @@ class Target:
                 stream.write(content)
         except OSError as error:
             raise BadInput(f"{self.where}: {' '.join(str(error).split())[:200]}; run the command again") from None
+
+
+def _with_one_request_a_file(to: str) -> str:
+    """An address on S3 at which a small file is one request, where pyarrow makes three of it: each costs."""
+    if not to.startswith("s3://") or "allow_delayed_open" in to:
+        return to
+    return f"{to}{'&' if '?' in to else '?'}allow_delayed_open=true"
 
 
 def _name(key: bytes, user: int | str) -> str:

@@ -5,6 +5,7 @@ choice. For development there is a secret of the project's own, HS256, which `po
 """
 
 import asyncio
+import hashlib
 import json
 import secrets
 import time
@@ -21,6 +22,7 @@ from pocketrank.errors import BadConfig, BadInput
 LONGEST_TOKEN, LONGEST_USER = 4096, 256
 ASYMMETRIC, DEVELOPMENT = ("ES256", "RS256"), ("HS256",)
 FRESH_S, AGAIN_S, STALE_S = 300.0, 10.0, 3600.0
+MOST_KEPT = 50_000  # tokens that need not be verified again, some 250 bytes each
 Keys = Mapping[str | None, jwt.PyJWK]
 
 
@@ -33,7 +35,11 @@ class KeysAway(Exception):
 
 
 class Verifier:
-    """Verifies tokens by keys that are fetched again every few minutes, and at once when a token names a new one."""
+    """Verifies tokens by keys that are fetched again every few minutes, and at once when a token names a new one.
+
+    A token that was taken is known by its hash until it ends or keys are fetched again: a signature costs as much as
+    the rest of an answer.
+    """
 
     def __init__(self, settings: SyncConfig, root: Path, secret: bytes | None = None) -> None:
         """Get the keys.
@@ -51,6 +57,7 @@ class Verifier:
         self._keys: Keys = {}
         self._fetched = self._tried = -STALE_S
         self._lock = asyncio.Lock()
+        self._taken: dict[bytes, tuple[str, float]] = {}
         if secret is not None:
             return
         if not settings.jwks:
@@ -75,17 +82,24 @@ class Verifier:
             raise Refused("no bearer token")
         if len(token) > LONGEST_TOKEN:
             raise Refused("token too long")
+        digest = hashlib.sha256(token.encode()).digest()
+        user, ends_s = self._taken.get(digest, ("", 0.0))
+        if time.time() < ends_s and (self._secret is not None or time.monotonic() - self._fetched <= FRESH_S):
+            return user
         try:
             claims = self._claims(token, await self._key(token))
+            user, ends_s = claims["sub"], float(claims["exp"]) + self._settings.leeway_s
         except jwt.ExpiredSignatureError:
             raise Refused("token expired") from None
         except jwt.ImmatureSignatureError:
             raise Refused("token not valid yet") from None
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             raise Refused("token not valid") from None
-        user = claims["sub"]
         if not isinstance(user, str) or not 0 < len(user) <= LONGEST_USER or not _is_text(user):
             raise Refused("token names no user")
+        if len(self._taken) >= MOST_KEPT:
+            del self._taken[next(iter(self._taken))]
+        self._taken[digest] = user, ends_s
         return user
 
     def _claims(self, token: str, key: Any) -> dict[str, Any]:
@@ -127,7 +141,7 @@ class Verifier:
                 return  # go on with those that are there, until they are stale
 
     def _keep(self, keys: Keys) -> None:
-        self._keys, self._fetched = keys, time.monotonic()
+        self._keys, self._fetched, self._taken = keys, time.monotonic(), {}
 
 
 def _fetched(where: str) -> Keys:
