@@ -84,10 +84,16 @@ class Cache:
             if self._held is not None:
                 insort(self._held[1], event, key=lambda one: one.time_us)  # behind those of its time: they came before
 
+    @property
+    def version(self) -> int:
+        """Another number once another process, or another `Cache`, has changed the file."""
+        with self._told():
+            return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+
     def events(self) -> list[Observed]:
         """All events by (time, arrival); read anew only where another process changed the file. Not to be altered."""
         with self._told():
-            version = self._db.execute("PRAGMA data_version").fetchone()[0]
+            version = self.version
             if self._held is None or self._held[0] != version:
                 rows = self._db.execute("SELECT time_us, item, behavior, score FROM events ORDER BY time_us, arrival")
                 found = [

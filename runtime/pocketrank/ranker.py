@@ -33,7 +33,7 @@ from pocketrank.scoring import Candidates, Scorer
 from pocketrank.segments import LAST_S, MICROSECONDS
 from pocketrank.signing import Key
 from pocketrank.situation import Situation, situate
-from pocketrank.synced_bundle import REFUSED, Opener, opened_bundle
+from pocketrank.synced_bundle import NOW, REFUSED, Opener, opened_bundle
 from pocketrank.timeline import kept_of
 from pocketrank.times import to_us
 from pocketrank.words import Explanation
@@ -60,7 +60,10 @@ class Ranker:
         self._pace = Pace()
         self._known: _Known | None = None
         self._before: Situation | None = None
-        self._pack = self._cached_pack()
+        self._content: bytes | None = None
+        self._pack: Pack | None = None
+        self._seen, self._pointer = cache.version, cache.fact(NOW)
+        self._read_pack()
 
     @classmethod
     def open(
@@ -106,11 +109,13 @@ class Ranker:
         """
         new = Pack.open(Path(pack))
         with self._lock:
+            self.follow()
             _check(self.bundle, new, str(pack))
             if self._pack is not None and new.version < self._pack.version:
                 raise BadPack(f"{pack}: version {new.version} is older than {self._pack.version}, which is kept")
-            self._cache.pack = new.to_bytes()
-            self._pack, self._known, self.refused = new, None, None
+            content = new.to_bytes()
+            self._cache.pack = content
+            self._content, self._pack, self._known, self.refused = content, new, None, None
 
     def observe(self, item: ItemId, behavior: str = "view", score: float | None = None, at: Time = None) -> None:
         """Take in one event; it is in the cache when this returns.
@@ -254,7 +259,7 @@ class Ranker:
         """Remove every event and the pack from the device."""
         with self._lock:
             self._cache.clear()
-            self._pack, self._known, self._before, self.refused = None, None, None, None
+            self._content = self._pack = self._known = self._before = self.refused = None
 
     def stats(self, now: Time = None) -> dict[str, Any]:
         """What the ranker has: engine, encoder, segments, live events, remembered items, why a pack was refused.
@@ -302,11 +307,28 @@ class Ranker:
             _check(bundle or self.bundle, pack, "the synced pack")
         with self._lock:
             self._cache.commit(facts, None if pack is None else pack.to_bytes(), gone_until_us)
+            self._pointer = self._cache.fact(NOW)
             if bundle is not None and graphs is not None:
-                self._left[self.bundle] = self._state, self._scorer
-                self.bundle, (self._state, self._scorer, self._encoder) = bundle, graphs
-            self._known = self._before = self.refused = None
-            self._pack = self._cached_pack()
+                self._turn_to(bundle, graphs)
+            self._read_pack()
+
+    def _turn_to(self, bundle: Bundle, graphs: "tuple[Graph, Scorer, Encoder]") -> None:
+        self._left[self.bundle] = self._state, self._scorer
+        self.bundle, (self._state, self._scorer, self._encoder) = bundle, graphs
+        self._content = self._before = None  # the pack is to be held against this bundle
+
+    def follow(self) -> None:
+        """Take in what another process has done to the cache: events, a pack, a bundle. Every request begins with it."""
+        with self._lock:
+            version = self._cache.version
+            if version == self._seen:
+                return
+            self._known, pointer = None, self._cache.fact(NOW)
+            if pointer != self._pointer:
+                bundle = opened_bundle(self._shipped, self._cache, self._opener)
+                self._turn_to(bundle, _graphs(bundle, self.engine))
+            self._read_pack()
+            self._seen, self._pointer = version, pointer
 
     def changed(self) -> None:
         """Work the state out again at the next request, as after an event."""
@@ -324,23 +346,26 @@ class Ranker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _cached_pack(self) -> Pack | None:
+    def _read_pack(self) -> None:
+        """Go by the cached pack from now on, where it is for this bundle; as before where it is the same."""
         content = self._cache.pack
-        if content is None:
-            return None
-        try:
-            pack = Pack.from_bytes(content, "the cached pack")
-            _check(self.bundle, pack, "the cached pack")
-        except (BadPack, BundleMismatch) as error:
-            self.refused = str(error)
-            return None
-        return pack
+        if content is not None and content == self._content:
+            return
+        self._content, self._pack, self._known, self.refused = content, None, None, None
+        if content is not None:
+            try:
+                pack = Pack.from_bytes(content, "the cached pack")
+                _check(self.bundle, pack, "the cached pack")
+                self._pack = pack
+            except (BadPack, BundleMismatch) as error:
+                self.refused = str(error)
 
     def _now(self, now_us: int, deadline: Deadline | None = None) -> "_Known":
         """The situation and the state, worked out again when something changed or the clock made a step.
 
         With a deadline from as many of the newest segments as fit, and again as soon as more do.
         """
+        self.follow()
         step = now_us // (CLOCK_STEP_S * MICROSECONDS)
         known = self._known
         if (

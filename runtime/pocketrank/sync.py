@@ -136,6 +136,7 @@ class _Sync:
     pack_taken: str = ""  # what became of the pack, where it came together with a bundle
 
     def run(self, now: bool) -> Synced:
+        self.ranker.follow()
         wait_s = float(self._fact("again_s") or 0) - time.time()
         if not now and 0 < wait_s <= LONGEST_WAIT_S:  # more than that: the clock was set back
             return Synced(offline=True, again_s=wait_s)
