@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report, verify_key_argument
+from pocketrank.command import Command, Report, cache_key_argument, verify_key_argument
 from pocketrank.errors import UnknownItem, UsageError
 from pocketrank.inspect_command import INSPECT
 from pocketrank.keys_command import KEYS
@@ -20,13 +20,14 @@ def _device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", type=Path, help="a pack to take in first")
     parser.add_argument("--engine", choices=["onnx", "litert", "tflite"], help="default: the first one installed")
     verify_key_argument(parser)
+    cache_key_argument(parser)
 
 
 def _open(arguments: argparse.Namespace) -> Any:
     from pocketrank.ranker import Ranker  # noqa: PLC0415
 
     cache, key = arguments.cache or ":memory:", arguments.verify_key
-    return Ranker.open(arguments.bundle, cache, arguments.pack, arguments.engine, verify_key=key)
+    return Ranker.open(arguments.bundle, cache, arguments.pack, arguments.engine, key, key=arguments.cache_key)
 
 
 def _item(ids: dict[Any, int], text: str) -> Any:

@@ -17,14 +17,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank import engines, words
+from pocketrank import engines, sealing, words
 from pocketrank.attributes import Where
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Cache, Observed
 from pocketrank.deadline import Cut, Deadline, Pace, Wanted
 from pocketrank.encoding import Encoder, fills
 from pocketrank.engines import Graph
-from pocketrank.errors import BadInput, BadPack, BundleMismatch, UnknownItem
+from pocketrank.errors import BadInput, BadPack, BundleMismatch, StoreFailed, UnknownItem
 from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
 from pocketrank.ranking import Ranking
@@ -51,7 +51,8 @@ class Ranker:
     def __init__(self, bundle: Bundle, cache: Cache, engine: str) -> None:
         self.bundle, self.engine = bundle, engine
         self.refused: str | None = None
-        self._cache, self._lock, self._syncing = cache, threading.RLock(), threading.Lock()
+        self._cache, self._lock = cache, cache.lock  # one lock: a fork waits for both
+        self._syncing: tuple[int, threading.Lock] = (0, threading.Lock())
         self._shipped = bundle.folder
         self._opener: Opener = Bundle.open
         self._state, self._scorer, self._encoder = _graphs(bundle, engine)
@@ -73,6 +74,10 @@ class Ranker:
         pack: str | Path | None = None,
         engine: str | None = None,
         verify_key: Key | None = None,
+        *,
+        user: ItemId | None = None,
+        key: sealing.Key | None = None,
+        durable: str = "kill",
     ) -> "Ranker":
         """Open a ranker.
 
@@ -82,14 +87,22 @@ class Ranker:
             pack: a pack to take in, as `load` does.
             engine: "onnx", "litert" or "tflite"; None takes the first one installed.
             verify_key: a public key in PEM, its bytes or its path, that must have signed the bundle and any synced one.
+            user: whose cache it is from now on, until `forget`; None takes it whoever's it is.
+            key: what the cache is encrypted by: 32 bytes, a file of them, or "keyring" for the OS keyring's.
+            durable: what an event outlives once `observe` returns: "kill", the end of the process in any way, or
+                "power", also a loss of power, at the cost of waiting for the disk.
 
         Raises:
-            BadBundle: the bundle is not whole, or not signed with that key. BadKey: that is no such key.
+            BadBundle: the bundle is not whole, or not signed with that key.
+            BadKey: a key that is none, or not this cache's.
+            BadInput: the cache is something else, or another user's. StoreFailed: the disk does not let it be opened.
             BadPack, BundleMismatch: as `load`.
             MissingExtra: the engine is not installed, or a key is given and `cryptography` is not.
         """
-        chosen, store = engines.choose(engine), Cache(cache)
+        chosen, store = engines.choose(engine), Cache(cache, key, durable)
         try:
+            if user is not None:
+                store.belong_to(user)
             opener = partial(Bundle.open, verify_key=verify_key)
             ranker = cls(opened_bundle(Path(bundle), store, opener), store, chosen)
             ranker._shipped, ranker._opener = Path(bundle), opener
@@ -118,7 +131,7 @@ class Ranker:
             self._content, self._pack, self._known, self.refused = content, new, None, None
 
     def observe(self, item: ItemId, behavior: str = "view", score: float | None = None, at: Time = None) -> None:
-        """Take in one event; it is in the cache when this returns.
+        """Take in one event; it is in the cache when this returns, and otherwise nothing of it.
 
         Args:
             item: item id; one that the vocabulary lacks is kept, and encoded as an unknown item.
@@ -128,6 +141,7 @@ class Ranker:
 
         Raises:
             BadInput: an item id, a score or a time that is not usable.
+            StoreFailed: the disk is full, or cannot be written. Ranking goes on without the event.
         """
         weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else float(score)
         if not 0 <= weight <= float(np.finfo(np.float32).max):
@@ -262,7 +276,7 @@ class Ranker:
             self._content = self._pack = self._known = self._before = self.refused = None
 
     def stats(self, now: Time = None) -> dict[str, Any]:
-        """What the ranker has: engine, encoder, segments, live events, remembered items, why a pack was refused.
+        """What the ranker has: engine, encoder, segments, live events, remembered items, and what went wrong.
 
         Args:
             now: the clock, which may close the live segment; as `observe` takes it.
@@ -279,6 +293,7 @@ class Ranker:
                 "pack_version": None if self._pack is None else list(self._pack.version),
                 "pack_refused": self.refused,
                 "bundle_refused": self._cache.fact(REFUSED),
+                "cache_damaged": self._cache.set_aside,
             }
 
     def sync(self, url: str, token: str | None = None, **options: Any) -> "Synced":
@@ -318,9 +333,12 @@ class Ranker:
         self._content = self._before = None  # the pack is to be held against this bundle
 
     def follow(self) -> None:
-        """Take in what another process has done to the cache: events, a pack, a bundle. Every request begins with it."""
+        """Take in what another process has done to the cache: events, a pack, a bundle. A request begins with it."""
         with self._lock:
-            version = self._cache.version
+            try:
+                version = self._cache.version
+            except StoreFailed:  # what is known goes on serving
+                return
             if version == self._seen:
                 return
             self._known, pointer = None, self._cache.fact(NOW)

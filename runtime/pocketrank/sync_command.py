@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report, verify_key_argument
+from pocketrank.command import Command, Report, cache_key_argument, verify_key_argument
 from pocketrank.errors import BadInput, UsageError
 
 TOKEN = "POCKETRANK_TOKEN"  # noqa: S105  # a variable's name
@@ -29,6 +29,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upload", action="store_true", help="send events, and drop those that the pack covers")
     parser.add_argument("--insecure", action="store_true", help="allow http to other machines than this")
     verify_key_argument(parser)
+    cache_key_argument(parser)
 
 
 def _run(arguments: argparse.Namespace) -> Report:
@@ -36,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> Report:
 
     token = None if arguments.name is not None else _token(arguments.token_file)
     bundle, cache, key = arguments.bundle, arguments.cache, arguments.verify_key
-    with Ranker.open(bundle, cache, engine=arguments.engine, verify_key=key) as ranker:
+    with Ranker.open(bundle, cache, engine=arguments.engine, verify_key=key, key=arguments.cache_key) as ranker:
         found = ranker.sync(
             arguments.url,
             token,

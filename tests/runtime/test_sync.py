@@ -682,8 +682,8 @@ def test_forgetting_on_the_phone_leaves_no_trace_of_syncing(phone: Ranker, fake:
     phone.observe("p-1", at=NOW_S)
     synced(phone, fake, upload=True)
     phone.forget()
-    facts = phone._cache._db.execute("SELECT name FROM facts").fetchall()
-    assert {name for (name,) in facts} <= {"bundle", "before", "release", "release_etag"}
+    facts = phone._cache._file.do(phone._cache._facts)
+    assert facts.keys() <= {"bundle", "before", "release", "release_etag"}
     assert synced(phone, fake).pack == "new"
 
 
