@@ -43,7 +43,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        found = soaked(work, options.soak) if options.soak else measured(work, options)
+        run_stage(STAGES, "make", work=str(work), items=options.items)
+        found = (
+            run_stage(STAGES, "soak", work=str(work), operations=options.soak)
+            if options.soak
+            else measured(work, options)
+        )
     print(json.dumps(found) if options.json else table(found, CLAIMS))
 
 
@@ -51,10 +56,9 @@ def measured(work: Path, options: argparse.Namespace) -> Facts:
     """The numbers, by their names in the README.
 
     Args:
-        work: a folder to put a bundle and caches into.
+        work: a folder with a bundle and a cache in it.
         options: of the command.
     """
-    run_stage(STAGES, "make", work=str(work), items=options.items)
     starts = [run_stage(STAGES, "start", f"{n + 1}", work=str(work)) for n in range(options.starts)]
     found: Facts = {name: min(start[name] for start in starts) for name in starts[0] if not name.endswith("_rss_mb")}
     found |= run_stage(STAGES, "observe", work=str(work), events=options.events)
@@ -63,11 +67,6 @@ def measured(work: Path, options: argparse.Namespace) -> Facts:
     if importlib.util.find_spec("benchmarks.device.deadline"):
         found |= run_stage("benchmarks.device.deadline", "measure")
     return {name: value for name, value in found.items() if name not in ("observe_rss_mb", "measure_rss_mb")}
-
-
-def soaked(work: Path, operations: int) -> Facts:
-    """What a long life does to a ranker's memory and its cache."""
-    return run_stage(STAGES, "soak", work=str(work), operations=operations)
 
 
 if __name__ == "__main__":

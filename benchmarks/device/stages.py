@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NOW_S = 1_700_000_000  # as in `benchmarks.request.setting`, which imports torch
+TIMES = ("start_s", "end_s", "memory_first_s", "memory_last_s")  # of a pack
 Facts = dict[str, Any]
 
 
@@ -94,30 +95,17 @@ def observe(work: str, events: int) -> Facts:
 
 def soak(work: str, operations: int) -> Facts:
     """Random operations of one ranker, packs and dropping among them, so that what it holds stays within bounds."""
-    import numpy as np
+    from dataclasses import replace
 
-    from benchmarks.request import setting
-    from pocketrank import Ranker, engines
-    from pocketrank.encoding import Events
-    from pocketrank.scoring import Scorer
+    from pocketrank import Pack, Ranker
     from pocketrank.segments import MICROSECONDS
-    from pocketrank_export.on_phone import Phone
 
     folder, dice = Path(work), random.Random(1)
-    bundle = setting.write_bundle(folder / "bundle", 1000, 64)
-    server = Phone(
-        bundle,
-        *(engines.load(bundle.folder, name, "onnx") for name in ("encoder", "state")),
-        Scorer.load(bundle, "onnx"),
-    )
-    ids, now_s, done = (
-        bundle.items.ids,
-        NOW_S,
-        dict.fromkeys(("observe", "rank", "reasons", "pack", "reopen", "forget"), 0),
-    )
-    sizes: list[float] = []
-    ranker = Ranker.open(bundle.folder, folder / "soak", engine="onnx")
-    begin = time.perf_counter()
+    first, sizes = Pack.open(folder / "pack"), list[float]()
+    done = dict.fromkeys(("observe", "rank", "reasons", "pack", "reopen", "forget"), 0)
+    begin, now_s = time.perf_counter(), NOW_S
+    ranker = Ranker.open(folder / "bundle", folder / "soak", engine="onnx")
+    ids = ranker.bundle.items.ids
     for number in range(operations):
         step = dice.random()
         now_s += dice.choice([1, 20, 60, 2000])
@@ -130,24 +118,19 @@ def soak(work: str, operations: int) -> Facts:
             if step > 0.98:
                 done["reasons"] += 1
                 assert len(hits[0].reasons)
-        elif step < 0.9985:
+        elif step < 0.9985:  # a pack that covers all that is there: the first one, made as much later
             done["pack"] += 1
-            observed = ranker._cache.events()
-            if observed:  # a server that saw them, and nothing of before: the pack takes their place
-                log = Events(
-                    np.array([bundle.items.row[event.item] for event in observed]),
-                    bundle.behavior_ids([event.behavior for event in observed]),
-                    np.array([event.time_us for event in observed]),
-                    np.array([event.score for event in observed], np.float32),
-                )
-                pack = server.pack(log, now_s * MICROSECONDS, 0)
-                if pack is not None:
-                    ranker._take({}, None, pack)
-                    ranker._cache.commit({}, drop=(pack.through[0], 2**62))
+            later_s = now_s - first.through[0] // MICROSECONDS
+            moved = {name: getattr(first, name) + later_s for name in TIMES}
+            version = 0, first.version[1] + later_s * MICROSECONDS
+            pack = replace(first, **moved, version=version, through=(now_s * MICROSECONDS, 1))
+            ranker._take({}, None, pack)
+            ranker._cache.commit({}, drop=(pack.through[0], number))
         elif step < 0.9998:
             done["reopen"] += 1
             ranker.close()
-            ranker = Ranker.open(bundle.folder, folder / "soak", engine="onnx")
+            ranker = Ranker.open(folder / "bundle", folder / "soak", engine="onnx")
+            ids = ranker.bundle.items.ids
         else:
             done["forget"] += 1
             ranker.forget()
@@ -158,8 +141,7 @@ def soak(work: str, operations: int) -> Facts:
     return {
         "soak_operations": operations,
         "soak_growth_mb": max(sizes[-tenth:]) - max(sizes[tenth : 2 * tenth]),
-        "soak_first_mb": sizes[tenth],
-        "soak_last_mb": sizes[-1],
+        "soak_mb_by_tenth": [round(size) for size in sizes[tenth - 1 :: tenth]],
         "soak_most_mb": max(sizes),
         "soak_cache_kb": (folder / "soak").stat().st_size / 1000,
         "soak_s": time.perf_counter() - begin,
