@@ -114,7 +114,7 @@ def soak(work: str, operations: int) -> Facts:
             ranker.observe(dice.choice(ids), dice.choice(["view", "buy"]), at=now_s)
         elif step < 0.995:
             done["rank"] += 1
-            hits = ranker.rank(10, dice.sample(ids, 50) if step < 0.8 else None, now=now_s)
+            hits = ranker.rank(10, dice.choices(ids, k=50) if step < 0.8 else None, now=now_s)
             if step > 0.98:
                 done["reasons"] += 1
                 assert len(hits[0].reasons)

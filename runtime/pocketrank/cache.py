@@ -172,9 +172,11 @@ class Cache:
             dropped = self._file.write(change)
             if gone_until_us is not None or dropped:
                 self._held = None  # another connection's changes alone show in the file's version
-            if gone_until_us is not None:
-                self._file.erase()
         return dropped
+
+    def erase(self) -> None:
+        """Leave no trace of what was removed, in any file; raises StoreFailed where somebody is just reading it."""
+        self._file.erase()
 
     @property
     def pack(self) -> bytes | None:
@@ -201,7 +203,7 @@ class Cache:
             raise BadInput(f"{self._file.path}: another user's cache; forget() that one, or give each user their own")
 
     def clear(self) -> None:
-        """Forget everything, and leave no trace of it in the file."""
+        """Forget everything; `erase` takes its traces away."""
 
         def change(db: sqlite3.Connection) -> None:
             lasting = {name: value for name, value in self._facts(db).items() if name in LASTING}
@@ -213,7 +215,6 @@ class Cache:
         with self.lock:
             self._held = None
             self._file.write(change)
-            self._file.erase()
 
     def close(self) -> None:
         """Close the file."""

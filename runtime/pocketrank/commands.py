@@ -66,7 +66,8 @@ def _observe(arguments: argparse.Namespace) -> Report:
 
 def _kept(ranker: Any, now: Any) -> dict[str, Any]:
     stats = ranker.stats(now)
-    return {name: stats[name] for name in ("segments", "live_events", "remembered_items")}
+    names = ("segments", "live_events", "remembered_items", *(["cache_damaged"] if stats["cache_damaged"] else []))
+    return {name: stats[name] for name in names}
 
 
 def _rank_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +115,8 @@ def _rank(arguments: argparse.Namespace) -> Report:
             facts["rank_ms"], facts["cold_ms"] = _timed(ranker, options, arguments.now, arguments.repeat)
         if ranker.refused:
             facts["pack_refused"] = ranker.refused
+        if said := ranker.stats(arguments.now)["cache_damaged"]:
+            facts["cache_damaged"] = said
     shown = {"hits": "", "basis": basis(ranking.basis), "cut": str(ranking.cut)}
     return Report(facts, shown, "\n".join(map(_line, hits)))
 

@@ -270,10 +270,16 @@ class Ranker:
             return words.explanation(found._situation, row, score, parts, told, noun, name, moment)
 
     def forget(self) -> None:
-        """Remove every event and the pack from the device."""
+        """Remove every event and the pack from the device, without a trace.
+
+        Raises:
+            StoreFailed: the disk cannot be written, and all is still there; or another process is just reading, so that
+                traces may be left until it ends, or this is called once more.
+        """
         with self._lock:
             self._cache.clear()
             self._content = self._pack = self._known = self._before = self.refused = None
+            self._cache.erase()
 
     def stats(self, now: Time = None) -> dict[str, Any]:
         """What the ranker has: engine, encoder, segments, live events, remembered items, and what went wrong.
@@ -325,7 +331,10 @@ class Ranker:
             self._pointer = self._cache.fact(NOW)
             if bundle is not None and graphs is not None:
                 self._turn_to(bundle, graphs)
+            self._known = self._before = None
             self._read_pack()
+            if gone_until_us is not None:
+                self._cache.erase()
 
     def _turn_to(self, bundle: Bundle, graphs: "tuple[Graph, Scorer, Encoder]") -> None:
         self._left[self.bundle] = self._state, self._scorer

@@ -103,7 +103,9 @@ def _in_keyring(cache: str) -> bytes:
         import keyring  # noqa: PLC0415
         from keyring.errors import KeyringError  # noqa: PLC0415
     except ImportError:
-        raise MissingExtra("a key in the OS keyring needs keyring; install it with: pip install keyring") from None
+        raise MissingExtra(
+            "a key in the OS keyring needs keyring; install it with: pip install 'pocketrank[keyring]'"
+        ) from None
     name = str(Path(cache).absolute())
     try:
         found = keyring.get_password("pocketrank", name)

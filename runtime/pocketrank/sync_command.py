@@ -59,9 +59,10 @@ def _run(arguments: argparse.Namespace) -> Report:
         "received_bytes": found.received,
         "sent_bytes": found.sent,
         "offline": found.offline,
+        "cache_damaged": stats["cache_damaged"],
         "problems": list(found.problems),
     }
-    shown = {name: "" for name in ("offline", "problems", "uploaded", "dropped") if not facts[name]}
+    shown = {name: "" for name in ("offline", "problems", "uploaded", "dropped", "cache_damaged") if not facts[name]}
     shown |= {"problems": "", "offline": ""}
     verdict = "offline; what was there goes on serving" if found.offline else "up to date" if found.ok else ""
     return Report(facts, shown, ok=found.ok, verdict="\n".join([*found.problems, *([verdict] if verdict else [])]))

@@ -37,6 +37,7 @@ def test_clearing_leaves_a_file_like_a_new_one(tmp_path: Path) -> None:
             for number in range(events):
                 cache.add(Observed(number, f"p-{number}", "view", 1.0))
             cache.clear()
+            cache.erase()
         with closing(sqlite3.connect(tmp_path / name)) as db:
             assert db.execute("SELECT * FROM sqlite_sequence").fetchall() == []  # it would tell how many there were
     assert (tmp_path / "used").stat().st_size == (tmp_path / "new").stat().st_size

@@ -16,6 +16,7 @@ import pytest
 
 from pocketrank import Bundle, Ranker
 from pocketrank.cache import Cache, Observed
+from pocketrank.cli import main
 from pocketrank.errors import BadInput, StoreFailed
 
 from ..bundles import edit_manifest
@@ -60,6 +61,18 @@ def test_a_damaged_cache_is_moved_aside_and_said_and_another_begun(bundle_dir: P
         assert (stats["live_events"], stats["cache_damaged"]) == (1, None)
         ranker.forget()
     assert [found.name for found in tmp_path.iterdir()] == ["c"]  # what was moved aside was the user's, too
+
+
+def test_commands_say_that_a_cache_was_damaged(
+    bundle_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["observe", "p-1"], ["rank", "-k", "1"]):
+        spoil(filled(Path("c")))
+        assert main([words[0], "--bundle", str(bundle_dir), "--cache", "c", *words[1:]]) == 0
+        assert "cache damaged" in (out := capsys.readouterr().out)
+        assert "c: damaged (database disk image is malformed); moved to c.corrupt, and begun anew" in out
+        Path("c").unlink()
 
 
 def test_damage_while_it_is_in_use_is_moved_aside_as_well(bundle_dir: Path, tmp_path: Path) -> None:
@@ -246,6 +259,7 @@ import os, sys, time
 from pathlib import Path
 from pocketrank import Ranker
 from pocketrank.cache import Cache, Observed
+from pocketrank.cli import main
 
 def observe(cache, who, number):
     for n in range(number):

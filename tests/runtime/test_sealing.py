@@ -11,7 +11,7 @@ import pytest
 from pocketrank import Ranker
 from pocketrank.cache import Cache, Observed
 from pocketrank.cli import main
-from pocketrank.errors import BadKey, MissingExtra
+from pocketrank.errors import BadKey, MissingExtra, StoreFailed
 from pocketrank.sealing import Altered, Seal, key_from
 
 from .phones import START_S, US, Event, Slow
@@ -158,21 +158,24 @@ def test_what_a_sync_says_is_gone_leaves_no_trace_either(tmp_path: Path, slow: S
     pack = filled(tmp_path / "c", slow, None)
     with closing(Cache(tmp_path / "c")) as cache:
         cache.commit({"pack_etag": None, "user": None}, gone_until_us=(START_S + 500) * US)
+        cache.erase()
         assert traces(on_disk(tmp_path), pack) == []
 
 
-def test_a_reader_in_the_way_of_forgetting_is_said(tmp_path: Path, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_in_the_way_of_forgetting_is_said(tmp_path: Path, slow: Slow, bundle_dir: Path) -> None:
+    """And nobody is ranked for who was forgotten."""
     filled(tmp_path / "c", slow, None)
-    with closing(Cache(tmp_path / "c")) as cache, closing(sqlite3.connect(tmp_path / "c")) as reader:
-        cache.add(Observed(1, "p", "view", 1.0))
+    with Ranker.open(bundle_dir, tmp_path / "c") as ranker, closing(sqlite3.connect(tmp_path / "c")) as reader:
+        cache = ranker._cache
+        ranker.observe("p-1", at=NOW_S)
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM events").fetchone()
         cache._file.do(lambda db: db.execute("PRAGMA busy_timeout = 10"))
-        with pytest.raises(Exception, match="forgotten, but another process reads what was there; forget once more"):
-            cache.clear()
-        assert cache.events() == []
+        with pytest.raises(StoreFailed, match="forgotten, but another process reads what was there; forget once more"):
+            ranker.forget()
+        assert ranker.rank(now=NOW_S).basis == ("popularity",)
         reader.execute("ROLLBACK")
-        cache.clear()
+        ranker.forget()
 
 
 # Keys
