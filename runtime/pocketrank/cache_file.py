@@ -21,6 +21,7 @@ from pocketrank.sealing import SALT, Altered, Seal
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 APPLICATION, VERSION = 0x706B7463, 3  # in the file's header: that it is ours, and how it is laid out
+PATIENCE_S = 2.0  # with another process that writes; ranking waits as long
 SYNCHRONOUS = {"kill": "NORMAL", "power": "FULL"}  # what an event outlives once it is observed
 MEMORY = ":memory:"
 _SEALED = b"pocketrank"
@@ -166,7 +167,11 @@ class CacheFile:
         failed: sqlite3.OperationalError | None = None
         for address in self._addresses():
             db = sqlite3.connect(
-                address, timeout=10.0, isolation_level=None, check_same_thread=False, uri=address.startswith("file:")
+                address,
+                timeout=PATIENCE_S,
+                isolation_level=None,
+                check_same_thread=False,
+                uri=address.startswith("file:"),
             )
             try:
                 db.execute("PRAGMA temp_store=MEMORY")  # or VACUUM would write a copy elsewhere

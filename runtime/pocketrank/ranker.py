@@ -6,7 +6,8 @@ score graph alone.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -24,7 +25,7 @@ from pocketrank.cache import Cache, Observed
 from pocketrank.deadline import Cut, Deadline, Pace, Wanted
 from pocketrank.encoding import Encoder, fills
 from pocketrank.engines import Graph
-from pocketrank.errors import BadInput, BadPack, BundleMismatch, StoreFailed, UnknownItem
+from pocketrank.errors import BadBundle, BadInput, BadPack, BundleMismatch, StoreFailed, UnknownItem
 from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
 from pocketrank.ranking import Ranking
@@ -352,8 +353,9 @@ class Ranker:
                 return
             self._known, pointer = None, self._cache.fact(NOW)
             if pointer != self._pointer:
-                bundle = opened_bundle(self._shipped, self._cache, self._opener)
-                self._turn_to(bundle, _graphs(bundle, self.engine))
+                with suppress(BadBundle):  # the one that is ranked by is in memory, and goes on serving
+                    bundle = opened_bundle(self._shipped, self._cache, self._opener)
+                    self._turn_to(bundle, _graphs(bundle, self.engine))
             self._read_pack()
             self._seen, self._pointer = version, pointer
 

@@ -210,6 +210,7 @@ def nobody() -> Iterator[Path]:
     finally:
         if is_root:
             os.seteuid(0)
+        folder.chmod(0o755)
         shutil.rmtree(folder)
 
 
@@ -255,8 +256,9 @@ def test_a_disk_where_no_cache_can_be_made_is_said() -> None:
 
 
 OTHERS = """
-import os, sys, time
+import os, sys, time, warnings
 from pathlib import Path
+warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on a fork of a process with threads is told of
 from pocketrank import Ranker
 from pocketrank.cache import Cache, Observed
 from pocketrank.cli import main
@@ -335,8 +337,6 @@ def write():
         number += 1
 thread = threading.Thread(target=write)
 thread.start()
-import warnings
-warnings.simplefilter("ignore")  # from 3.12 on a fork of a process with threads is told of
 for _ in range(20):
     if (child := os.fork()) == 0:
         cache.add(Observed(0, "child", "view", 1.0))
