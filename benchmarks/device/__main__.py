@@ -12,6 +12,7 @@ level, which outlives kill -9. Memory is over a Python that has imported nothing
 import argparse
 import importlib.util
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
+        # What is installed is compiled; so is what is imported here, from the second start on.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(work / "compiled")
         run_stage(STAGES, "make", work=str(work), items=options.items)
         found = (
             run_stage(STAGES, "soak", work=str(work), operations=options.soak)
