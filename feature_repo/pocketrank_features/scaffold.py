@@ -17,6 +17,7 @@ from pocketrank.atomic import write_bytes
 from pocketrank.command import Report
 from pocketrank.config import FILE_NAME, EventsConfig, ItemsConfig, MemoryConfig, SegmentsConfig, SyncConfig, parse
 from pocketrank.errors import BadConfig, BadInput, UsageError
+from pocketrank.parsing import parse
 
 STARTER = Path(__file__).parent / "starter"
 SECTIONS: dict[str, type] = {
