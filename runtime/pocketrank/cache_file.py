@@ -171,7 +171,7 @@ class CacheFile:
                 timeout=PATIENCE_S,
                 isolation_level=None,
                 check_same_thread=False,
-                uri=address.startswith("file:"),
+                uri=address is not self.path,
             )
             try:
                 db.execute("PRAGMA temp_store=MEMORY")  # or VACUUM would write a copy elsewhere
@@ -185,6 +185,8 @@ class CacheFile:
             except sqlite3.OperationalError as error:
                 db.close()
                 failed = failed or error
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                    break  # such as locked: what reads past a lock may read half of something
             except BaseException:
                 db.close()
                 raise
@@ -237,9 +239,11 @@ class CacheFile:
             raise BadKey(
                 f"{self.path}: the cache is not encrypted, and a key is given; leave it out, or give another path"
             )
-        seal = Seal(self._key, bytes(row[0][:SALT]))
+        if not isinstance(row[0], bytes):
+            raise Damaged("what its key is known by is no bytes")
+        seal = Seal(self._key, row[0][:SALT])
         try:
-            seal.open("seal", bytes(row[0][SALT:]))
+            seal.open("seal", row[0][SALT:])
         except Altered:
             raise BadKey(f"{self.path}: the cache is encrypted with another key; give that one") from None
         return seal
