@@ -10,7 +10,6 @@ level, which outlives kill -9. Memory is over a Python that has imported nothing
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import tempfile
@@ -68,8 +67,7 @@ def measured(work: Path, options: argparse.Namespace) -> Facts:
     found |= run_stage(STAGES, "observe", work=str(work), events=options.events)
     folder = Path(pocketrank.__file__).parent
     found["runtime_kb"] = sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1000
-    if importlib.util.find_spec("benchmarks.device.deadline"):
-        found |= run_stage("benchmarks.device.deadline", "measure")
+    found |= run_stage("benchmarks.device.deadline", "measure")
     return {name: value for name, value in found.items() if name not in ("observe_rss_mb", "measure_rss_mb")}
 
 
