@@ -1,1 +1,1 @@
-"""What the runtime costs a device; see `__main__`."""
+"""What a ranker costs a device: starting, observing, memory, room on disk; see `__main__`."""

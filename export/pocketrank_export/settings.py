@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pocketrank.config import hold
+from pocketrank.parsing import hold
 
 
 class Shape(NamedTuple):

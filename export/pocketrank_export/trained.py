@@ -15,8 +15,8 @@ import torch
 from pocketrank import tensors
 from pocketrank.atomic import folder_beside
 from pocketrank.bundle import Sizes
-from pocketrank.config import parse
 from pocketrank.errors import NotReady
+from pocketrank.parsing import parse
 from pocketrank.segments import Policy, policy_from, policy_settings
 from pocketrank_export.features import Features
 from pocketrank_export.history import Vocabulary

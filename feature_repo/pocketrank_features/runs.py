@@ -22,8 +22,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pocketrank.atomic import write_bytes
-from pocketrank.config import Project, parse
+from pocketrank.config import Project
 from pocketrank.errors import BadConfig, BadInput, NotReady
+from pocketrank.parsing import parse
 from pocketrank_features.advance import Counts, Frame
 from pocketrank_features.replacement import in_use, on_disk
 from pocketrank_features.row_files import RECORD_KEY, STATES, VIEWS

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from pocketrank import __version__, attributes, bundle_files, strict_json, tensors
 from pocketrank.attributes import Attributes
 from pocketrank.compaction import Compaction, compaction_from
-from pocketrank.config import hold, parse
 from pocketrank.errors import BadBundle, BadConfig, BadTensors, one_line
+from pocketrank.parsing import hold, parse
 from pocketrank.quantise import MOST, dequantise
 from pocketrank.segments import LAST_S, BoolArray, Policy, milestones, missing_behaviors, policy_from
 from pocketrank.signing import Key

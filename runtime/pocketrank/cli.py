@@ -33,6 +33,7 @@ EXTRAS = {
     "uvicorn": "sync",
     "prometheus_client": "sync",
     "cryptography": "crypto",
+    "keyring": "keyring",
 }
 INTERRUPTED = 130
 

@@ -67,6 +67,15 @@ def verify_key_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def cache_key_argument(parser: argparse.ArgumentParser) -> None:
+    """`--cache-key`, for every command that opens a device's cache."""
+    parser.add_argument(
+        "--cache-key",
+        metavar="FILE",
+        help="of 32 bytes, which the cache is encrypted by; `keyring` takes the OS keyring's",
+    )
+
+
 class Bar:
     """A bar on stderr when that is a terminal, and nothing otherwise; drawn some ten times a second at most."""
 

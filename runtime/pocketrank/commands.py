@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report, verify_key_argument
+from pocketrank.command import Command, Report, cache_key_argument, verify_key_argument
 from pocketrank.errors import UnknownItem, UsageError
 from pocketrank.inspect_command import INSPECT
 from pocketrank.keys_command import KEYS
@@ -20,13 +20,14 @@ def _device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", type=Path, help="a pack to take in first")
     parser.add_argument("--engine", choices=["onnx", "litert", "tflite"], help="default: the first one installed")
     verify_key_argument(parser)
+    cache_key_argument(parser)
 
 
 def _open(arguments: argparse.Namespace) -> Any:
     from pocketrank.ranker import Ranker  # noqa: PLC0415
 
     cache, key = arguments.cache or ":memory:", arguments.verify_key
-    return Ranker.open(arguments.bundle, cache, arguments.pack, arguments.engine, verify_key=key)
+    return Ranker.open(arguments.bundle, cache, arguments.pack, arguments.engine, key, key=arguments.cache_key)
 
 
 def _item(ids: dict[Any, int], text: str) -> Any:
@@ -65,7 +66,8 @@ def _observe(arguments: argparse.Namespace) -> Report:
 
 def _kept(ranker: Any, now: Any) -> dict[str, Any]:
     stats = ranker.stats(now)
-    return {name: stats[name] for name in ("segments", "live_events", "remembered_items")}
+    names = ("segments", "live_events", "remembered_items", *(["cache_damaged"] if stats["cache_damaged"] else []))
+    return {name: stats[name] for name in names}
 
 
 def _rank_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +115,8 @@ def _rank(arguments: argparse.Namespace) -> Report:
             facts["rank_ms"], facts["cold_ms"] = _timed(ranker, options, arguments.now, arguments.repeat)
         if ranker.refused:
             facts["pack_refused"] = ranker.refused
+        if said := ranker.stats(arguments.now)["cache_damaged"]:
+            facts["cache_damaged"] = said
     shown = {"hits": "", "basis": basis(ranking.basis), "cut": str(ranking.cut)}
     return Report(facts, shown, "\n".join(map(_line, hits)))
 

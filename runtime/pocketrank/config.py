@@ -4,19 +4,16 @@ A project is a folder: a Feast repo with this file in it. Sections are frozen da
 an unknown key is refused by name with the nearest known one.
 """
 
-import dataclasses
-import difflib
 import math
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pocketrank.errors import BadConfig, NotReady
+from pocketrank.parsing import hold, nearest, parse
 from pocketrank.segments import Policy, policy_from
 
 FILE_NAME = "pocketrank.toml"
@@ -100,7 +97,7 @@ class SegmentsConfig:
 
     def cutter(self) -> Policy:
         """The segmentation policy these settings name."""
-        return policy_from({"kind": self.policy, **dataclasses.asdict(self)})
+        return policy_from({"kind": self.policy, **asdict(self)})
 
     def compactor(self) -> dict[str, Any]:
         """The compaction these settings name, as a manifest says it."""
@@ -199,7 +196,7 @@ class Project:
         known = {"events", "segments", "memory", "items", "model", "training", "sync"}
         for name, value in sections.items():
             if name not in known or not isinstance(value, dict):
-                raise BadConfig(f"{path}: unknown section [{name}]{_nearest(name, known)}")
+                raise BadConfig(f"{path}: unknown section [{name}]{nearest(name, known)}")
         project = cls(root, sections)
         # All of them at once, so that a slip in one stops the first command and not the one that comes to need it.
         _ = project.events, project.memory, project.items, project.segments.cutter(), project.sync
@@ -272,57 +269,3 @@ class Project:
     def rows_dir(self, view: str) -> Path:
         """Rows of one Feast view, written by `segment`."""
         return self.root / "data" / view
-
-
-def parse(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Build a frozen dataclass from a mapping.
-
-    Raises:
-        BadConfig: a key is unknown or missing, or a value has another type than the field or one that cannot be.
-    """
-    if not dataclasses.is_dataclass(cls):
-        raise TypeError(f"{cls} is not a dataclass")
-    hints = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if key not in hints:
-            raise BadConfig(f"{where}: unknown key {key!r}{_nearest(key, hints)}")
-        values[key] = _typed(value, hints[key], f"{where} {key}")
-    for field_ in dataclasses.fields(cls):
-        required = field_.default is dataclasses.MISSING and field_.default_factory is dataclasses.MISSING
-        if required and field_.name not in values:
-            raise BadConfig(f"{where}: key {field_.name!r} is missing")
-    try:
-        return cls(**values)
-    except BadConfig as error:  # of its __post_init__, which does not know where the values come from
-        raise BadConfig(f"{where} {error}") from None
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    origin = typing.get_origin(hint) or hint
-    if origin is types.UnionType:
-        origin = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if origin is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
-        raise BadConfig(f"{where}: found {value!r}, wanted {origin.__name__}")
-    if isinstance(value, Mapping) and (inner := typing.get_args(hint)) and inner[1] is not Any:
-        return {key: _typed(one, inner[1], f"{where} {key}") for key, one in value.items()}
-    if isinstance(value, list) and (inner := typing.get_args(hint)):
-        return [_typed(one, inner[0], f"{where}[{place}]") for place, one in enumerate(value)]
-    return value
-
-
-def hold(name: str, value: object, fits: bool, wanted: str) -> None:
-    """Refuse a setting that does not fit, for a section's `__post_init__`; `parse` adds where it stands.
-
-    Raises:
-        BadConfig: it does not fit.
-    """
-    if not fits:
-        raise BadConfig(f"{name}: found {value!r}, wanted {wanted}")
-
-
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"

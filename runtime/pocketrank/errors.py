@@ -10,14 +10,14 @@ PocketRankError
 │   │   └── BadPack       ... and it should have been a pack
 │   ├── BadBundle         a bundle with a missing, altered or too new part
 │   ├── BadRelease        what a server says of its bundle cannot be
-│   ├── BadKey            a key file that is not one, or not of the kind that is wanted
+│   ├── BadKey            a key that is none, not of the kind that is wanted, or not this cache's
 │   ├── UnknownUser       no such user in the store
 │   └── UnknownItem       no such item in the bundle's vocabulary
 ├── BundleMismatch        a pack encoded by another model than the bundle             exit 1
 ├── NotReady              an earlier step has not been run; names the command         exit 1
 ├── Diverged              training left the finite numbers; names what to lower       exit 1
 ├── SparkFailed           a cluster did not do its part of the job                    exit 1
-├── StoreFailed           an online store did not: locked, full, damaged, unreachable exit 1
+├── StoreFailed           an online store or a cache did not: locked, full, unreachable exit 1
 └── CheckFailed           a verification ran, and found a difference                  exit 1
 
 A message says what, where, found, wanted and the next step, in one line.
@@ -69,7 +69,7 @@ class BadRelease(BadInput):
 
 
 class BadKey(BadInput):
-    """A key to sign or to verify with is not one."""
+    """A key to sign, to verify or to encrypt with is not one, or not the one that is wanted."""
 
 
 class UnknownUser(BadInput):
@@ -97,7 +97,7 @@ class SparkFailed(PocketRankError):
 
 
 class StoreFailed(PocketRankError):
-    """An online store did not do its part: it is locked, full, damaged or out of reach."""
+    """An online store, or a device's cache, did not do its part: it is locked, full, damaged or out of reach."""
 
 
 class CheckFailed(PocketRankError):

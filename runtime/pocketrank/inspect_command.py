@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketrank.command import Command, Report, verify_key_argument
+from pocketrank.command import Command, Report, cache_key_argument, verify_key_argument
 from pocketrank.errors import BadInput, BadPack, UsageError, one_line
 from pocketrank.times import from_us
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="a bundle's folder, a pack, or a device's cache")
     verify_key_argument(parser)
+    cache_key_argument(parser)
 
 
 def _inspect(arguments: argparse.Namespace) -> Report:
@@ -29,7 +30,7 @@ def _inspect(arguments: argparse.Namespace) -> Report:
         raise UsageError(f"--verify-key is of bundles, and {path} is a file; leave it out")
     with path.open("rb") as head:
         is_cache = head.read(16) == b"SQLite format 3\x00"
-    return _cache(path) if is_cache else _pack(path)
+    return _cache(path, arguments.cache_key) if is_cache else _pack(path)
 
 
 def _bundle(path: Path, key: Path | None) -> Report:
@@ -89,11 +90,11 @@ def _pack_facts(pack: "Pack") -> dict[str, Any]:
     }
 
 
-def _cache(path: Path) -> Report:
+def _cache(path: Path, key: str | None) -> Report:
     from pocketrank.cache import Cache  # noqa: PLC0415
     from pocketrank.pack import Pack  # noqa: PLC0415
 
-    cache = Cache(path)
+    cache = Cache(path, key)
     try:
         events, content = cache.events(), cache.pack
     finally:

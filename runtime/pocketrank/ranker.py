@@ -7,6 +7,7 @@ score graph alone.
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -17,14 +18,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank import engines, words
+from pocketrank import engines, sealing, words
 from pocketrank.attributes import Where
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Cache, Observed
 from pocketrank.deadline import Cut, Deadline, Pace, Wanted
 from pocketrank.encoding import Encoder, fills
 from pocketrank.engines import Graph
-from pocketrank.errors import BadInput, BadPack, BundleMismatch, UnknownItem
+from pocketrank.errors import BadBundle, BadInput, BadPack, BundleMismatch, StoreFailed, UnknownItem
 from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
 from pocketrank.ranking import Ranking
@@ -33,7 +34,7 @@ from pocketrank.scoring import Candidates, Scorer
 from pocketrank.segments import LAST_S, MICROSECONDS
 from pocketrank.signing import Key
 from pocketrank.situation import Situation, situate
-from pocketrank.synced_bundle import REFUSED, Opener, opened_bundle
+from pocketrank.synced_bundle import NOW, REFUSED, Opener, opened_bundle
 from pocketrank.timeline import kept_of
 from pocketrank.times import to_us
 from pocketrank.words import Explanation
@@ -51,7 +52,8 @@ class Ranker:
     def __init__(self, bundle: Bundle, cache: Cache, engine: str) -> None:
         self.bundle, self.engine = bundle, engine
         self.refused: str | None = None
-        self._cache, self._lock, self._syncing = cache, threading.RLock(), threading.Lock()
+        self._cache, self._lock = cache, cache.lock  # one lock: a fork waits for both
+        self._syncing: tuple[int, threading.Lock] = (0, threading.Lock())
         self._shipped = bundle.folder
         self._opener: Opener = Bundle.open
         self._state, self._scorer, self._encoder = _graphs(bundle, engine)
@@ -60,7 +62,10 @@ class Ranker:
         self._pace = Pace()
         self._known: _Known | None = None
         self._before: Situation | None = None
-        self._pack = self._cached_pack()
+        self._content: bytes | None = None
+        self._pack: Pack | None = None
+        self._seen, self._pointer = cache.version, cache.fact(NOW)
+        self._read_pack()
 
     @classmethod
     def open(
@@ -70,6 +75,10 @@ class Ranker:
         pack: str | Path | None = None,
         engine: str | None = None,
         verify_key: Key | None = None,
+        *,
+        user: ItemId | None = None,
+        key: sealing.Key | None = None,
+        durable: str = "kill",
     ) -> "Ranker":
         """Open a ranker.
 
@@ -79,14 +88,22 @@ class Ranker:
             pack: a pack to take in, as `load` does.
             engine: "onnx", "litert" or "tflite"; None takes the first one installed.
             verify_key: a public key in PEM, its bytes or its path, that must have signed the bundle and any synced one.
+            user: whose cache it is from now on, until `forget`; None takes it whoever's it is.
+            key: what the cache is encrypted by: 32 bytes, a file of them, or "keyring" for the OS keyring's.
+            durable: what an event outlives once `observe` returns: "kill", the end of the process in any way, or
+                "power", also a loss of power, at the cost of waiting for the disk.
 
         Raises:
-            BadBundle: the bundle is not whole, or not signed with that key. BadKey: that is no such key.
+            BadBundle: the bundle is not whole, or not signed with that key.
+            BadKey: a key that is none, or not this cache's.
+            BadInput: the cache is something else, or another user's. StoreFailed: the disk does not let it be opened.
             BadPack, BundleMismatch: as `load`.
             MissingExtra: the engine is not installed, or a key is given and `cryptography` is not.
         """
-        chosen, store = engines.choose(engine), Cache(cache)
+        chosen, store = engines.choose(engine), Cache(cache, key, durable)
         try:
+            if user is not None:
+                store.belong_to(user)
             opener = partial(Bundle.open, verify_key=verify_key)
             ranker = cls(opened_bundle(Path(bundle), store, opener), store, chosen)
             ranker._shipped, ranker._opener = Path(bundle), opener
@@ -106,14 +123,16 @@ class Ranker:
         """
         new = Pack.open(Path(pack))
         with self._lock:
+            self.follow()
             _check(self.bundle, new, str(pack))
             if self._pack is not None and new.version < self._pack.version:
                 raise BadPack(f"{pack}: version {new.version} is older than {self._pack.version}, which is kept")
-            self._cache.pack = new.to_bytes()
-            self._pack, self._known, self.refused = new, None, None
+            content = new.to_bytes()
+            self._cache.pack = content
+            self._content, self._pack, self._known, self.refused = content, new, None, None
 
     def observe(self, item: ItemId, behavior: str = "view", score: float | None = None, at: Time = None) -> None:
-        """Take in one event; it is in the cache when this returns.
+        """Take in one event; it is in the cache when this returns, and otherwise nothing of it.
 
         Args:
             item: item id; one that the vocabulary lacks is kept, and encoded as an unknown item.
@@ -123,6 +142,7 @@ class Ranker:
 
         Raises:
             BadInput: an item id, a score or a time that is not usable.
+            StoreFailed: the disk is full, or cannot be written. Ranking goes on without the event.
         """
         weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else float(score)
         if not 0 <= weight <= float(np.finfo(np.float32).max):
@@ -251,13 +271,19 @@ class Ranker:
             return words.explanation(found._situation, row, score, parts, told, noun, name, moment)
 
     def forget(self) -> None:
-        """Remove every event and the pack from the device."""
+        """Remove every event and the pack from the device, without a trace.
+
+        Raises:
+            StoreFailed: the disk cannot be written, and all is still there; or another process is just reading, so that
+                traces may be left until it ends, or this is called once more.
+        """
         with self._lock:
             self._cache.clear()
-            self._pack, self._known, self._before, self.refused = None, None, None, None
+            self._content = self._pack = self._known = self._before = self.refused = None
+            self._cache.erase()
 
     def stats(self, now: Time = None) -> dict[str, Any]:
-        """What the ranker has: engine, encoder, segments, live events, remembered items, why a pack was refused.
+        """What the ranker has: engine, encoder, segments, live events, remembered items, and what went wrong.
 
         Args:
             now: the clock, which may close the live segment; as `observe` takes it.
@@ -274,6 +300,7 @@ class Ranker:
                 "pack_version": None if self._pack is None else list(self._pack.version),
                 "pack_refused": self.refused,
                 "bundle_refused": self._cache.fact(REFUSED),
+                "cache_damaged": self._cache.set_aside,
             }
 
     def sync(self, url: str, token: str | None = None, **options: Any) -> "Synced":
@@ -302,11 +329,35 @@ class Ranker:
             _check(bundle or self.bundle, pack, "the synced pack")
         with self._lock:
             self._cache.commit(facts, None if pack is None else pack.to_bytes(), gone_until_us)
+            self._pointer = self._cache.fact(NOW)
             if bundle is not None and graphs is not None:
-                self._left[self.bundle] = self._state, self._scorer
-                self.bundle, (self._state, self._scorer, self._encoder) = bundle, graphs
-            self._known = self._before = self.refused = None
-            self._pack = self._cached_pack()
+                self._turn_to(bundle, graphs)
+            self._known = self._before = None
+            self._read_pack()
+            if gone_until_us is not None:
+                self._cache.erase()
+
+    def _turn_to(self, bundle: Bundle, graphs: "tuple[Graph, Scorer, Encoder]") -> None:
+        self._left[self.bundle] = self._state, self._scorer
+        self.bundle, (self._state, self._scorer, self._encoder) = bundle, graphs
+        self._content = self._before = None  # the pack is to be held against this bundle
+
+    def follow(self) -> None:
+        """Take in what another process has done to the cache: events, a pack, a bundle. A request begins with it."""
+        with self._lock:
+            try:
+                version = self._cache.version
+            except StoreFailed:  # what is known goes on serving
+                return
+            if version == self._seen:
+                return
+            self._known, pointer = None, self._cache.fact(NOW)
+            if pointer != self._pointer:
+                with suppress(BadBundle):  # the one that is ranked by is in memory, and goes on serving
+                    bundle = opened_bundle(self._shipped, self._cache, self._opener)
+                    self._turn_to(bundle, _graphs(bundle, self.engine))
+            self._read_pack()
+            self._seen, self._pointer = version, pointer
 
     def changed(self) -> None:
         """Work the state out again at the next request, as after an event."""
@@ -324,23 +375,26 @@ class Ranker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _cached_pack(self) -> Pack | None:
+    def _read_pack(self) -> None:
+        """Go by the cached pack from now on, where it is for this bundle; as before where it is the same."""
         content = self._cache.pack
-        if content is None:
-            return None
-        try:
-            pack = Pack.from_bytes(content, "the cached pack")
-            _check(self.bundle, pack, "the cached pack")
-        except (BadPack, BundleMismatch) as error:
-            self.refused = str(error)
-            return None
-        return pack
+        if content is not None and content == self._content:
+            return
+        self._content, self._pack, self._known, self.refused = content, None, None, None
+        if content is not None:
+            try:
+                pack = Pack.from_bytes(content, "the cached pack")
+                _check(self.bundle, pack, "the cached pack")
+                self._pack = pack
+            except (BadPack, BundleMismatch) as error:
+                self.refused = str(error)
 
     def _now(self, now_us: int, deadline: Deadline | None = None) -> "_Known":
         """The situation and the state, worked out again when something changed or the clock made a step.
 
         With a deadline from as many of the newest segments as fit, and again as soon as more do.
         """
+        self.follow()
         step = now_us // (CLOCK_STEP_S * MICROSECONDS)
         known = self._known
         if (

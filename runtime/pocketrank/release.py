@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pocketrank.bundle import Bundle
-from pocketrank.config import parse
 from pocketrank.errors import BadConfig, BadRelease
+from pocketrank.parsing import parse
 
 FORMAT = "pocketrank.release/1"
 GONE = "pocketrank.gone/1"

@@ -6,8 +6,10 @@ Nobody answering is no error: what is there goes on serving, and the next call w
 
 import base64
 import json
+import os
 import random
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from urllib.parse import quote
 
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Cache
-from pocketrank.errors import BadInput, BundleMismatch, PocketRankError, UsageError
+from pocketrank.errors import BadInput, BundleMismatch, PocketRankError, StoreFailed, UsageError
 from pocketrank.pack import Pack
 from pocketrank.release import Release, gone_until
 from pocketrank.segments import MICROSECONDS
@@ -111,12 +113,15 @@ def sync(
         raise UsageError("sync: events are sent to a server, with a token; a published folder takes none")
     server = Server(url, token, attempts, insecure)
     try:
-        if not ranker._syncing.acquire(blocking=False):
+        if ranker._syncing[0] != os.getpid():  # a sync that was at work as the process was forked is the parent's
+            ranker._syncing = os.getpid(), threading.Lock()
+        syncing = ranker._syncing[1]
+        if not syncing.acquire(blocking=False):
             return Synced(problems=("another sync of this ranker is at work; let it end",))
         try:
             return _Sync(ranker, server, token, name, upload, server_sees_all).run(now)
         finally:
-            ranker._syncing.release()
+            syncing.release()
     finally:
         server.close()
 
@@ -136,14 +141,19 @@ class _Sync:
     pack_taken: str = ""  # what became of the pack, where it came together with a bundle
 
     def run(self, now: bool) -> Synced:
+        self.ranker.follow()
         wait_s = float(self._fact("again_s") or 0) - time.time()
         if not now and 0 < wait_s <= LONGEST_WAIT_S:  # more than that: the clock was set back
             return Synced(offline=True, again_s=wait_s)
         uploaded = self._tried("events", self._send_events, 0) if self.upload else 0
         bundle = self._tried("bundle", self._sync_bundle, "kept")
         pack = self.pack_taken or self._tried("pack", self._sync_pack, "kept")
-        dropped = self._drop() if self.upload or self.server_sees_all else 0
-        again_s, server = self._wait(), self.server
+        dropped, again_s, server = 0, 0.0, self.server
+        try:
+            dropped = self._drop() if self.upload or self.server_sees_all else 0
+            again_s = self._wait()
+        except StoreFailed as error:
+            self.problems.append(str(error))
         return Synced(
             pack,
             bundle,

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report, verify_key_argument
+from pocketrank.command import Command, Report, cache_key_argument, verify_key_argument
 from pocketrank.errors import BadInput, UsageError
 
 TOKEN = "POCKETRANK_TOKEN"  # noqa: S105  # a variable's name
@@ -29,6 +29,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upload", action="store_true", help="send events, and drop those that the pack covers")
     parser.add_argument("--insecure", action="store_true", help="allow http to other machines than this")
     verify_key_argument(parser)
+    cache_key_argument(parser)
 
 
 def _run(arguments: argparse.Namespace) -> Report:
@@ -36,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> Report:
 
     token = None if arguments.name is not None else _token(arguments.token_file)
     bundle, cache, key = arguments.bundle, arguments.cache, arguments.verify_key
-    with Ranker.open(bundle, cache, engine=arguments.engine, verify_key=key) as ranker:
+    with Ranker.open(bundle, cache, engine=arguments.engine, verify_key=key, key=arguments.cache_key) as ranker:
         found = ranker.sync(
             arguments.url,
             token,
@@ -58,9 +59,10 @@ def _run(arguments: argparse.Namespace) -> Report:
         "received_bytes": found.received,
         "sent_bytes": found.sent,
         "offline": found.offline,
+        "cache_damaged": stats["cache_damaged"],
         "problems": list(found.problems),
     }
-    shown = {name: "" for name in ("offline", "problems", "uploaded", "dropped") if not facts[name]}
+    shown = {name: "" for name in ("offline", "problems", "uploaded", "dropped", "cache_damaged") if not facts[name]}
     shown |= {"problems": "", "offline": ""}
     verdict = "offline; what was there goes on serving" if found.offline else "up to date" if found.ok else ""
     return Report(facts, shown, ok=found.ok, verdict="\n".join([*found.problems, *([verdict] if verdict else [])]))

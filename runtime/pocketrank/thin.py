@@ -20,7 +20,8 @@ ALLOWED = sys.stdlib_module_names | {
     "flatbuffers",
     "google",
     *("httpx2", "httpcore2", "h11", "anyio", "idna", "truststore", "typing_extensions"),  # for `sync`
-    *("cryptography", "_cffi_backend"),  # where a key is demanded
+    *("cryptography", "_cffi_backend"),  # where a bundle is signed, or a cache encrypted
+    *("keyring", "jaraco", "more_itertools", "backports", "jeepney", "secretstorage"),  # where its key is the OS's
 }
 
 

@@ -1,6 +1,5 @@
 """Times: microseconds since 1970, UTC, as every table and pack counts them, and datetimes for people."""
 
-import argparse
 from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,5 +24,7 @@ def moment(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
+        import argparse  # noqa: PLC0415  # a device has no command line
+
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-23T12:00:00") from None
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)

@@ -41,6 +41,7 @@ class Slow:
         manifest = json.loads((folder / "manifest.json").read_bytes())
         self.sizes, self.policy, self.behaviors = manifest["sizes"], manifest["policy"], manifest["behaviors"]
         self.half_life_s, self.encoder_id = manifest["memory_half_life_s"], manifest["encoder_id"]
+        self.compaction = manifest["compaction"]
         self.ids = json.loads((folder / "item_ids.json").read_bytes())
         self.table = load_file(folder / "items.safetensors")
 

@@ -12,8 +12,8 @@ import pytest
 
 from pocketrank import Bundle, __version__, bundle, tensors
 from pocketrank.bundle import Manifest
-from pocketrank.config import parse
 from pocketrank.errors import BadBundle
+from pocketrank.parsing import parse
 
 from ..bundles import edit_manifest, facts
 from .conftest import IDS

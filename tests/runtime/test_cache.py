@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from pocketrank.cache import Cache, Observed
-from pocketrank.errors import BadInput
+from pocketrank.errors import BadInput, StoreFailed
 
 EVENTS = [Observed(5, "p-1", "view", 1.0), Observed(3, 7, "buy", 0.25), Observed(5, "é\ud800", "view", 2.0)]
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(BadInput) as caught, closing(Cache(path)) as cache:
+    with pytest.raises((BadInput, StoreFailed)) as caught, closing(Cache(path)) as cache:
         cache.events()
     return str(caught.value)
 
@@ -37,6 +37,7 @@ def test_clearing_leaves_a_file_like_a_new_one(tmp_path: Path) -> None:
             for number in range(events):
                 cache.add(Observed(number, f"p-{number}", "view", 1.0))
             cache.clear()
+            cache.erase()
         with closing(sqlite3.connect(tmp_path / name)) as db:
             assert db.execute("SELECT * FROM sqlite_sequence").fetchall() == []  # it would tell how many there were
     assert (tmp_path / "used").stat().st_size == (tmp_path / "new").stat().st_size
@@ -70,8 +71,10 @@ def test_a_cache_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c"
     Cache(path).close()
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 3")
-    assert "not a cache (version 3, this pocketrank reads up to 2)" in refusal(path)
+        db.execute("PRAGMA user_version = 4")
+    before = path.read_bytes()
+    assert "not a cache (version 4, this pocketrank reads 3)" in refusal(path)
+    assert path.read_bytes() == before
 
 
 def test_a_folder_in_its_place_is_one_line(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_inspect_tells_a_bundle_a_pack_and_a_cache_apart(facts: Any, slow: Slow,
         (
             "rank --cache bundle",
             1,
-            "BadInput: bundle: the cache cannot be used (unable to open database file); "
+            "StoreFailed: bundle: the cache cannot be used (unable to open database file); "
             "check the path, its rights and the disk",
         ),
         (

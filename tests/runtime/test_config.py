@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pocketrank.config import EventsConfig, MemoryConfig, Project, SegmentsConfig, parse
+from pocketrank.config import EventsConfig, MemoryConfig, Project, SegmentsConfig
 from pocketrank.errors import BadConfig, NotReady
+from pocketrank.parsing import parse
 from pocketrank.segments import Adaptive, FixedCount, FixedWindow, Milestone, Policy, SessionGap
 
 

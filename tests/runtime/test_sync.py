@@ -670,6 +670,28 @@ def test_an_event_that_comes_while_a_sync_is_under_way_is_kept(phone: Ranker, fa
     assert len(phone._cache.events()) == 2
 
 
+def test_what_another_process_synced_is_ranked_by_at_the_next_request(
+    phone: Ranker, fake: Fake, slow: Slow, bundle_dir: Path, tmp_path: Path
+) -> None:
+    """Its pack and its bundle; where that bundle cannot be opened the old one serves."""
+    fake.packs = {"e1": slow.pack(LOG, until(3)).to_bytes()}
+    fake.offer(newer(bundle_dir, tmp_path / "m2"))
+    before = scores(phone)
+    with Ranker.open(bundle_dir, tmp_path / "phone.db") as other:
+        assert synced(other, fake).pack == "new"
+        wanted = scores(other)
+    assert scores(phone) == wanted != before
+    assert phone.stats(NOW_S)["model_id"] == "m2"
+    fake.offer(newer(bundle_dir, tmp_path / "m3", "m3"))
+    with Ranker.open(bundle_dir, tmp_path / "phone.db") as other:
+        assert synced(other, fake).bundle == "new"
+    for folder in (tmp_path / "phone.db.bundles").iterdir():
+        shutil.rmtree(folder)
+    phone._shipped = tmp_path / "nowhere"
+    assert scores(phone) == wanted
+    assert phone.stats(NOW_S)["model_id"] == "m2"
+
+
 def test_a_second_sync_of_a_ranker_at_the_same_time_does_nothing(phone: Ranker, fake: Fake) -> None:
     found: list[Synced] = []
     fake.faults = [lambda _: (found.append(phone.sync(fake.url, TOKEN, now=True)), False)[1]]
@@ -682,8 +704,8 @@ def test_forgetting_on_the_phone_leaves_no_trace_of_syncing(phone: Ranker, fake:
     phone.observe("p-1", at=NOW_S)
     synced(phone, fake, upload=True)
     phone.forget()
-    facts = phone._cache._db.execute("SELECT name FROM facts").fetchall()
-    assert {name for (name,) in facts} <= {"bundle", "before", "release", "release_etag"}
+    facts = phone._cache._file.do(phone._cache._facts)
+    assert facts.keys() <= {"bundle", "before", "release", "release_etag"}
     assert synced(phone, fake).pack == "new"
 
 
