@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.quality.logs import HOUR_S, there
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 from pocketrank_export.settings import TrainingConfig
 
 WORD = re.compile(r"[a-z]+|[0-9]+|[A-Z]+(?![a-z])|[A-Z][a-z]*")

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pocketrank.command import progress
 from pocketrank.errors import NotReady
 from pocketrank.groups import begins, starts
+from pocketrank_cli.command import progress
 from pocketrank_export.asked import Asked
 from pocketrank_export.comparison import Estimate, difference, estimate, per_user
 from pocketrank_export.examples import Builder

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report
 from pocketrank.config import Project
 from pocketrank.errors import CheckFailed, UsageError
+from pocketrank_cli.command import Command, Report
 from pocketrank_export.compress_command import COMPRESS
 from pocketrank_export.evaluate_command import EVALUATE, opened, quality_path
 from pocketrank_export.verify_command import VERIFY

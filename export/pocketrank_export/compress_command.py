@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report
 from pocketrank.config import Project
 from pocketrank.errors import UsageError
+from pocketrank_cli.command import Command, Report
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketrank.command import Command, Report
 from pocketrank.config import Project
 from pocketrank.errors import UsageError
+from pocketrank_cli.command import Command, Report
 
 if TYPE_CHECKING:
     from pocketrank_export.examples import Builder

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pocketrank.command import progress
+from pocketrank_cli.command import progress
 from pocketrank_export.asked import Asked
 from pocketrank_export.comparison import Estimate, difference, estimate, per_user
 from pocketrank_export.examples import Builder

@@ -18,11 +18,11 @@ from pocketrank import engines, selftest, tensors
 from pocketrank.atomic import folder_beside
 from pocketrank.attributes import FILE_NAME as ATTRIBUTES
 from pocketrank.bundle import FORMAT, Bundle, Items, Manifest
-from pocketrank.command import progress
 from pocketrank.errors import CheckFailed, UsageError
 from pocketrank.quantise import dequantise, quantise
 from pocketrank.segments import policy_settings
 from pocketrank.signing import SIGNATURE
+from pocketrank_cli.command import progress
 from pocketrank_export.catalogue_graph import to_catalogue
 from pocketrank_export.examples import Builder
 from pocketrank_export.golden import golden_cases

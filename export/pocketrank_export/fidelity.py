@@ -13,8 +13,8 @@ import numpy as np
 
 from pocketrank import selftest
 from pocketrank.bundle import Bundle
-from pocketrank.command import progress
 from pocketrank.errors import NotReady
+from pocketrank_cli.command import progress
 from pocketrank_export.answers import Answers, chance, of_known_items
 from pocketrank_export.asked import Asked
 from pocketrank_export.comparison import Estimate

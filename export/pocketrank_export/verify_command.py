@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from pocketrank.command import Report
-from pocketrank.commands import COMMANDS
 from pocketrank.errors import UsageError
+from pocketrank_cli.command import Report
+from pocketrank_cli.commands import COMMANDS
 
 DEVICE = next(command for command in COMMANDS if command.name == "verify")
 

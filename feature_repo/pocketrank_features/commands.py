@@ -4,9 +4,9 @@ import argparse
 import warnings
 from pathlib import Path
 
-from pocketrank.command import Command, Report
 from pocketrank.errors import UsageError
 from pocketrank.times import moment
+from pocketrank_cli.command import Command, Report
 from pocketrank_features.serving.commands import COMMANDS as SYNC
 
 NOT_FOR_TRAINING_SETS = (

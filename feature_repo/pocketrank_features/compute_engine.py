@@ -29,8 +29,8 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import _convert_arrow_to_proto
 
-from pocketrank.command import Bar
 from pocketrank.groups import Int64Array
+from pocketrank_cli.command import Bar
 from pocketrank_features.pack_store.incoming import SLOT_KEY
 
 ROWS_AT_ONCE = 1 << 15

@@ -17,10 +17,10 @@ from typing import Any
 
 from pocketrank.atomic import write_bytes
 from pocketrank.bundle import Bundle
-from pocketrank.command import Report
 from pocketrank.config import FILE_NAME, Project
 from pocketrank.errors import BadConfig
 from pocketrank.times import to_us
+from pocketrank_cli.command import Report
 from pocketrank_features.heldout import held_out
 from pocketrank_features.picture import draw
 from pocketrank_features.showcase import Shown, show_on_device

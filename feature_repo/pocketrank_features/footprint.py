@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pocketrank.command import progress
 from pocketrank.config import Project
+from pocketrank_cli.command import progress
 from pocketrank_features.batches import batch_path, bucket_of, read_batches
 from pocketrank_features.erasure import (
     LONG_AGO_US,

@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import UnknownUser
 from pocketrank.times import from_us, to_us
+from pocketrank_cli.command import Report
 from pocketrank_features.batches import read_batches
 from pocketrank_features.erasure import USER
 from pocketrank_features.footprint import Footprint, UserId

@@ -15,10 +15,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadConfig, BadEvents
 from pocketrank.times import from_us
+from pocketrank_cli.command import Report
 from pocketrank_features import checks
 from pocketrank_features.batches import Batch, batch_files, read_batches
 from pocketrank_features.forgotten import Forgotten

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pocketrank.atomic import file_beside
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadInput
+from pocketrank_cli.command import Report
 from pocketrank_features import checks
 from pocketrank_features.batches import read_batches
 from pocketrank_features.logfiles import SPARE_COLUMNS, is_csv, is_log_path, log_files, quoted, relation

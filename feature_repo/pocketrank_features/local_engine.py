@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from pocketrank import engines
 from pocketrank.bundle import Bundle
-from pocketrank.command import Bar
 from pocketrank.config import Project
 from pocketrank.encoding import Encoder
 from pocketrank.errors import BadEvents
 from pocketrank.groups import BoolArray, Int64Array
+from pocketrank_cli.command import Bar
 from pocketrank_features.advance import Counts, advance
 from pocketrank_features.event_files import EventFile, read_in_pieces
 from pocketrank_features.row_files import STATES, RowFiles

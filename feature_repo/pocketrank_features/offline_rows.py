@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pocketrank.bundle import Int64Array
-from pocketrank.command import progress
 from pocketrank.config import Project
 from pocketrank.errors import BadInput
+from pocketrank_cli.command import progress
 
 USER, GENERATION, CLOSED = "user_id", "generation", "closed_at_us"
 

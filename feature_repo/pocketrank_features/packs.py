@@ -7,11 +7,11 @@ from contextlib import suppress
 from urllib.parse import quote
 
 from pocketrank import atomic
-from pocketrank.command import Report, progress
 from pocketrank.config import Project
 from pocketrank.errors import NotReady, UnknownUser, UsageError
 from pocketrank.pack import Pack
 from pocketrank.times import from_us
+from pocketrank_cli.command import Report, progress
 from pocketrank_features.pack_source import PackSource
 from pocketrank_features.pack_store.composing import MATERIALIZE
 from pocketrank_features.replacement import in_use

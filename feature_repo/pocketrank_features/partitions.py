@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pocketrank.atomic import file_beside, folder_beside
-from pocketrank.command import progress
 from pocketrank.config import Project
+from pocketrank_cli.command import progress
 from pocketrank_features.batches import Batch, batch_path, bucket_sql, copy_batches
 from pocketrank_features.checks import CANONICAL, FORGOTTEN, ROW, RawLog
 from pocketrank_features.logfiles import literal

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pocketrank.atomic import write_bytes
-from pocketrank.command import Report
 from pocketrank.config import FILE_NAME, EventsConfig, ItemsConfig, MemoryConfig, SegmentsConfig, SyncConfig
 from pocketrank.errors import BadConfig, BadInput, UsageError
 from pocketrank.parsing import parse
+from pocketrank_cli.command import Report
 
 STARTER = Path(__file__).parent / "starter"
 SECTIONS: dict[str, type] = {

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from pocketrank import engines
 from pocketrank.bundle import Bundle
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BundleMismatch, NotReady, UsageError
 from pocketrank.segments import MICROSECONDS, policy_settings
 from pocketrank.times import from_us, to_us
+from pocketrank_cli.command import Report
 from pocketrank_features.advance import Counts
 from pocketrank_features.histories import bucket_files, first_event_us
 from pocketrank_features.local_engine import run_locally

@@ -100,7 +100,7 @@ def show_on_device(project: Project, held: HeldOut) -> Shown:
 
 
 def _thin(words: Sequence[str]) -> Any:
-    command = [sys.executable, "-m", "pocketrank.thin", words[0], "--json", *words[1:]]
+    command = [sys.executable, "-m", "pocketrank_cli.thin", words[0], "--json", *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CheckFailed(f"`pocketrank {words[0]}` on the device: {done.stderr.strip()[-2000:]}")

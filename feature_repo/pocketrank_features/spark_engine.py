@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 
 from pocketrank.bundle import Bundle
-from pocketrank.command import Bar
 from pocketrank.config import Project
 from pocketrank.errors import BadEvents, SparkFailed
+from pocketrank_cli.command import Bar
 from pocketrank_features.advance import Counts
 from pocketrank_features.checks import END_US
 from pocketrank_features.event_files import EVENTS_AT_ONCE, EventFile

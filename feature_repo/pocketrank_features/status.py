@@ -7,11 +7,11 @@ users, so there it is the rows on disk alone.
 
 from typing import Any
 
-from pocketrank.command import Report, progress
 from pocketrank.config import Project
 from pocketrank.errors import NotReady
 from pocketrank.segments import MICROSECONDS
 from pocketrank.times import from_us
+from pocketrank_cli.command import Report, progress
 from pocketrank_features.explain_policy.durations import lasting
 from pocketrank_features.offline_rows import OfflineRows, Versions
 from pocketrank_features.online_users import OnlineUsers

@@ -18,12 +18,12 @@ from feast import FeatureStore
 from feast.errors import FeastObjectNotFoundException
 
 from pocketrank.atomic import file_beside
-from pocketrank.command import Bar, Report
 from pocketrank.config import Project
 from pocketrank.errors import BundleMismatch, NotReady, UsageError
 from pocketrank.groups import starts
 from pocketrank.quantise import quantise
 from pocketrank.segments import MICROSECONDS
+from pocketrank_cli.command import Bar, Report
 from pocketrank_features.moments import Moments, moments_of
 from pocketrank_features.pack_store.composing import in_a_pack
 from pocketrank_features.point_in_time import cached_at, column

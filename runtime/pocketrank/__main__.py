@@ -2,7 +2,7 @@
 
 import sys
 
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

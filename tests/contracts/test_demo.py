@@ -148,7 +148,11 @@ def test_the_device_ranks_the_same_on_both_engines(folder: Path, finished: subpr
         words = ["rank", "--bundle", "shop/bundle", "--pack", str(pack), "--engine", engine, "--json"]
         words += ["--now", "2026-02-01T00:00:00"]
         done = subprocess.run(
-            [sys.executable, "-m", "pocketrank.thin", *words], cwd=folder, capture_output=True, text=True, check=True
+            [sys.executable, "-m", "pocketrank_cli.thin", *words],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         found[engine] = [(hit["item"], round(hit["score"], 3)) for hit in json.loads(done.stdout)["hits"]]
     assert found["onnx"] == found["litert"]

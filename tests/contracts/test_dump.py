@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from pocketrank import Bundle, Ranker, engines
 from pocketrank.cache import Observed
-from pocketrank.cli import main
 from pocketrank.encoding import Encoder
 from pocketrank.errors import BadBundle
 from pocketrank.pack import Pack
 from pocketrank.situation import situate
+from pocketrank_cli.cli import main
 from pocketrank_export import dump as dumping
 from pocketrank_export.dump.bundles import KINDS, Kind
 

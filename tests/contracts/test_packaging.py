@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from pocketrank.cli import EXTRAS, GROUP
-from pocketrank.command import Command
 from pocketrank.engines import ENGINES
+from pocketrank_cli.cli import EXTRAS, GROUP
+from pocketrank_cli.command import Command
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

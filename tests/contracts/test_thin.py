@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pocketrank.cache import Cache, Observed
-from pocketrank.cli import commands
 from pocketrank.pack import Pack
+from pocketrank_cli.cli import commands
 
 from ..bundles import write_bundle
 
@@ -30,7 +30,7 @@ def imported_by(code: str) -> set[str]:
 def imported_by_commands(*lines: str) -> set[str]:
     """The same after running these command lines, one after the other."""
     return imported_by(f"""
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 for line in {lines!r}:
     try:
         assert main(line.split()) == 0

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 
 from .histories import write_events
 

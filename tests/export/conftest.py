@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 
 from .histories import write_events
 

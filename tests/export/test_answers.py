@@ -13,9 +13,9 @@ import torch
 
 from pocketrank import engines
 from pocketrank.bundle import Bundle
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.segments import FixedCount
+from pocketrank_cli.cli import main
 from pocketrank_export import exporting
 from pocketrank_export.answers import Answers, answer, auc_of_groups, of_known_items
 from pocketrank_export.examples import Builder

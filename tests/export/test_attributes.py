@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pocketrank import Bundle, Ranker
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 
 from .conftest import ITEMS, SETTINGS
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pocketrank import tensors
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 from pocketrank_export import training
 
 Row = tuple[str, str, str, int, float]  # user, item, behaviour, day, score

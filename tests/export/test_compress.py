@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 from pocketrank_export.evaluation import evaluate
 from pocketrank_export.runs import builder_of
 from pocketrank_export.trained import Trained

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pocketrank import Bundle, Ranker, engines
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 from pocketrank_export import exporting, runs
 from pocketrank_export.catalogue import expected_bias
 from pocketrank_export.content import ItemContent

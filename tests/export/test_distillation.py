@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pocketrank.cli import main
 from pocketrank.segments import FixedCount, SessionGap
+from pocketrank_cli.cli import main
 from pocketrank_export import training
 from pocketrank_export.distillation import (
     Distilled,

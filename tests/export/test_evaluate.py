@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 from pocketrank_export.asked import Asked
 from pocketrank_export.evaluation import evaluate, rank
 from pocketrank_export.examples import Batch

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from pocketrank import Bundle, Pack, Ranker, engines, selftest, tensors
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.encoding import Encoder, padded
 from pocketrank.encoding import weights as weights_of
 from pocketrank.errors import CheckFailed
 from pocketrank.memory import remembered
 from pocketrank.segments import MICROSECONDS
+from pocketrank_cli.cli import main
 from pocketrank_export import exporting
 from pocketrank_export.graphs import OUTPUTS, samples
 from pocketrank_export.runs import builder_of

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.errors import BadEvents
 from pocketrank.segments import FixedCount
+from pocketrank_cli.cli import main
 from pocketrank_export.heads import Click, Rating
 from pocketrank_export.metrics import auc
 from pocketrank_export.trained import Trained

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pocketrank import tensors
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 from pocketrank_export.encoder import encoder_of
 from pocketrank_export.history import Vocabulary
 from pocketrank_export.model import Model

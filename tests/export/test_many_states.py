@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pocketrank import Bundle, Ranker
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 from pocketrank_export.runs import builder_of
 from pocketrank_export.scoring import batch_scores
 from pocketrank_export.trained import Trained

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pocketrank.cli import main
 from pocketrank.compaction import Log, Ring
 from pocketrank.config import Project
 from pocketrank.quantise import dequantise
 from pocketrank.segments import SessionGap
+from pocketrank_cli.cli import main
 from pocketrank_export.asked import Asked
 from pocketrank_export.cached import FromLog
 from pocketrank_export.examples import Batch, Builder

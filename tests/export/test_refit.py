@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from pocketrank import Bundle, engines
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.quantise import quantise
+from pocketrank_cli.cli import main
 from pocketrank_export import exporting, training
 from pocketrank_export.examples import Builder
 from pocketrank_export.refit import given

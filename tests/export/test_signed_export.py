@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pocketrank import Bundle, graph_files
-from pocketrank.cli import main
+from pocketrank import Bundle
 from pocketrank.config import Project
 from pocketrank.errors import BadBundle
 from pocketrank.signing import new_keys
+from pocketrank_cli import graph_files
+from pocketrank_cli.cli import main
 
 
 def test_a_signed_bundle_is_the_unsigned_one_and_a_signature_and_the_same_again(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pocketrank import Bundle, engines
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.segments import Milestone
+from pocketrank_cli.cli import main
 from pocketrank_export import exporting, training
 from pocketrank_export.history import read_history
 from pocketrank_export.trained import Trained

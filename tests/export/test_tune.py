@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from pocketrank.bundle import Sizes
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.errors import BadConfig, BadInput, NotReady, UsageError
 from pocketrank.segments import Adaptive, FixedCount, Milestone, SessionGap
+from pocketrank_cli.cli import main
 from pocketrank_export import training, tune
 from pocketrank_export.examples import Builder
 from pocketrank_export.runs import training_history

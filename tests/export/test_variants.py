@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from pocketrank import Bundle, Ranker, engines, selftest
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 from pocketrank_export import exporting, shipping, variants
 from pocketrank_export.comparison import Estimate
 from pocketrank_export.evaluation import rank

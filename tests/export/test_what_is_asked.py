@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 from pocketrank_export.split import AHEAD_US, Split
 
 from .test_bad_logs import plain, write

@@ -11,7 +11,7 @@ import sys
 
 from feast.cli.cli import cli
 
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 
 PROGRAMS = {"feast": lambda arguments: cli(arguments, prog_name="feast"), "pocketrank": main}
 

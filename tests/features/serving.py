@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from feast import FeatureStore
 
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 from pocketrank_features.views import definitions
 
 from ..bundles import write_bundle

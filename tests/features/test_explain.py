@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.errors import BadEvents, NotReady
 from pocketrank.segments import Open, Policy, policy_from
+from pocketrank_cli.cli import main
 from pocketrank_features import event_files
 from pocketrank_features.batches import bucket_of
 from pocketrank_features.explain_policy import PICTURE, explain, samples

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from feast import FeatureStore
 
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.errors import BadInput, NotReady, PocketRankError
 from pocketrank.pack import Pack
+from pocketrank_cli.cli import main
 from pocketrank_features import forgotten, replacement, segment_job
 from pocketrank_features.batches import bucket_of
 from pocketrank_features.erasure import rewrite_parquet, trace_in_parquet

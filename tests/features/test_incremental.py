@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pocketrank.bundle import Bundle
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadEvents, BadInput, NotReady
+from pocketrank_cli.command import Report
 from pocketrank_features import event_files, local_engine, runs, state_files
 from pocketrank_features.batches import bucket_of
 from pocketrank_features.segment_job import Wish, segment

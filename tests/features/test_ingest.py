@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.errors import BadConfig, BadEvents
+from pocketrank_cli.cli import main
 from pocketrank_features import partitions
 from pocketrank_features.batches import bucket_of, bucket_sql
 from pocketrank_features.ingest import Overrides, ingest

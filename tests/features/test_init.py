@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.config import EventsConfig, MemoryConfig, Project, SegmentsConfig
 from pocketrank.errors import BadConfig, UsageError
 from pocketrank.segments import Milestone
+from pocketrank_cli.cli import main
 from pocketrank_features.scaffold import project_files, settings_from, start_project, toml_of
 from pocketrank_features.sources import open_source
 

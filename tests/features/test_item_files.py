@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.errors import PocketRankError
+from pocketrank_cli.cli import main
 from pocketrank_features.item_files import ingest_items
 
 

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from feast import FeatureStore
 
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.errors import NotReady, UnknownUser
 from pocketrank.pack import Pack
 from pocketrank.quantise import dequantise
+from pocketrank_cli.cli import main
 from pocketrank_features.pack_source import PackSource
 from pocketrank_features.packs import file_name, run
 from pocketrank_features.scaffold import next_steps

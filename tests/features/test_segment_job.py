@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from pocketrank import segments as policies
 from pocketrank.bundle import Bundle
-from pocketrank.cli import main
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadBundle, BadEvents, BundleMismatch, NotReady, UsageError
 from pocketrank.quantise import quantise
+from pocketrank_cli.cli import main
+from pocketrank_cli.command import Report
 from pocketrank_features.batches import bucket_of
 from pocketrank_features.kinds import KINDS, OPTIONAL
 from pocketrank_features.rows import ITEM_COLUMNS, SEGMENT_COLUMNS, USER_COLUMNS

@@ -15,8 +15,8 @@ import httpx2
 import jwt
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 from pocketrank_features.serving import tokens
 from pocketrank_features.serving.app import make_app
 from pocketrank_features.serving.limits import PerMinute

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketrank.cli import main
 from pocketrank.errors import BadEvents, MissingExtra
+from pocketrank_cli.cli import main
 from pocketrank_features.sources import open_source
 
 Git = Callable[..., str]

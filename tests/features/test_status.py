@@ -11,10 +11,10 @@ import pytest
 import yaml
 from feast import FeatureStore
 
-from pocketrank.cli import main
 from pocketrank.config import Project
 from pocketrank.errors import BadInput, BadPack
 from pocketrank.pack import Pack
+from pocketrank_cli.cli import main
 from pocketrank_features.offline_rows import OfflineRows, Versions
 from pocketrank_features.runs import FORMAT, Reached
 from pocketrank_features.served_packs import ServedPacks

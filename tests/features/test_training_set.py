@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketrank.bundle import Bundle
-from pocketrank.cli import main
 from pocketrank.compaction import Kept
 from pocketrank.config import Project
+from pocketrank_cli.cli import main
 from pocketrank_features import training_set
 from pocketrank_features.pack_store.composing import in_a_pack
 from pocketrank_features.point_in_time import cached_at

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketrank import engines, inspect_command
+from pocketrank import engines
 from pocketrank.attributes import FILE_NAME as ATTRIBUTES
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Cache
@@ -28,6 +28,7 @@ from pocketrank.errors import BadBundle, BadPack, BundleMismatch
 from pocketrank.pack import Pack
 from pocketrank.ranker import Ranker
 from pocketrank.signing import SIGNATURE
+from pocketrank_cli import inspect_command
 
 from .mutations import NAMES, spoil_bytes, spoil_json, spoil_numbers, spoil_tensors
 from .seeds import START_S, Seed, refreshed

@@ -8,8 +8,8 @@ import pytest
 
 from pocketrank import Bundle, Ranker
 from pocketrank.attributes import FILE_NAME
-from pocketrank.cli import main
 from pocketrank.errors import BadBundle, BadInput
+from pocketrank_cli.cli import main
 
 from ..bundles import edit_manifest
 from .conftest import IDS

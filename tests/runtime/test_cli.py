@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pocketrank import engines
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 
 from ..bundles import edit_manifest, write_bundle
 from .conftest import IDS

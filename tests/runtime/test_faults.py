@@ -16,8 +16,8 @@ import pytest
 
 from pocketrank import Bundle, Ranker, cache_file
 from pocketrank.cache import Cache, Observed
-from pocketrank.cli import main
 from pocketrank.errors import BadInput, StoreFailed
+from pocketrank_cli.cli import main
 
 from ..bundles import edit_manifest
 from .phones import START_S, US, Slow
@@ -261,7 +261,7 @@ from pathlib import Path
 warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on a fork of a process with threads is told of
 from pocketrank import Ranker
 from pocketrank.cache import Cache, Observed
-from pocketrank.cli import main
+from pocketrank_cli.cli import main
 
 def observe(cache, who, number):
     for n in range(number):

@@ -8,10 +8,11 @@ from typing import Any
 import onnx
 import pytest
 
-from pocketrank import Ranker, graph_files
+from pocketrank import Ranker
 from pocketrank.bundle import Manifest
-from pocketrank.cli import main
 from pocketrank.pack import Pack
+from pocketrank_cli import graph_files
+from pocketrank_cli.cli import main
 
 from ..bundles import edit_manifest, facts
 from .phones import START_S, US, Event, Slow

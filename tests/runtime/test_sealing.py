@@ -10,9 +10,9 @@ import pytest
 
 from pocketrank import Ranker
 from pocketrank.cache import Cache, Observed
-from pocketrank.cli import main
 from pocketrank.errors import BadKey, MissingExtra, StoreFailed
 from pocketrank.sealing import Altered, Seal, key_from
+from pocketrank_cli.cli import main
 
 from .phones import START_S, US, Event, Slow
 

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from pocketrank import Bundle, Ranker
-from pocketrank.cli import main
 from pocketrank.errors import BadBundle, BadKey, MissingExtra, UsageError
 from pocketrank.signing import new_keys, signer
+from pocketrank_cli.cli import main
 
 PEM = serialization.Encoding.PEM
 PKCS8 = serialization.PrivateFormat.PKCS8

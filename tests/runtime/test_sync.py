@@ -18,11 +18,11 @@ import pytest
 from pocketrank import Ranker, transport
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Cache
-from pocketrank.cli import main
 from pocketrank.errors import UsageError
 from pocketrank.release import Release, gone
 from pocketrank.signing import new_keys, signer
 from pocketrank.sync import Synced
+from pocketrank_cli.cli import main
 
 from ..bundles import edit_manifest
 from .phones import START_S, US, Event, Slow
@@ -770,7 +770,7 @@ def test_a_device_can_sync(bundle_dir: Path, tmp_path: Path, fake: Fake, slow: S
         "--json",
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "pocketrank.thin", *words, "--json"],
+        [sys.executable, "-m", "pocketrank_cli.thin", *words, "--json"],
         input=TOKEN,
         capture_output=True,
         text=True,

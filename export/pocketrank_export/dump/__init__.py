@@ -15,7 +15,7 @@ import torch
 from pocketrank import selftest, tensors
 from pocketrank.atomic import folder_beside, write_bytes
 from pocketrank.bundle import Bundle
-from pocketrank.command import progress
+from pocketrank_cli.command import progress
 from pocketrank_export.dump import bundles, cuts, memories, merges, rankings, refused_bundles, refused_packs
 
 FORMAT = "pocketrank.dump/1"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pocketrank import engines
 from pocketrank.bundle import Sizes
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import NotReady, UsageError
+from pocketrank_cli.command import Report
 from pocketrank_export.model import Model
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.trained import ENCODER_BATCH, SCORE_CHUNK, new_model

@@ -16,9 +16,9 @@ import numpy as np
 
 from pocketrank import engines
 from pocketrank.bundle import Sizes
-from pocketrank.command import progress
 from pocketrank.engines import Arrays
 from pocketrank.pack import Pack
+from pocketrank_cli.command import progress
 from pocketrank_export.graphs import samples, to_onnx
 from pocketrank_export.model import Model
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pocketrank.command import Report, progress
 from pocketrank.config import Project, SegmentsConfig
 from pocketrank.segments import MICROSECONDS
 from pocketrank.times import from_us
+from pocketrank_cli.command import Report, progress
 from pocketrank_features.explain_policy.candidates import Candidate, candidates, plateau
 from pocketrank_features.explain_policy.durations import lasting
 from pocketrank_features.explain_policy.outcomes import Outcome, Spread, history_us, outcome

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pocketrank.command import progress
 from pocketrank.errors import BadEvents, NotReady
 from pocketrank.groups import Int64Array, begins, starts
+from pocketrank_cli.command import progress
 from pocketrank_features.event_files import EventFile, read_in_pieces
 from pocketrank_features.histories import bucket_files
 

@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report
 from pocketrank.times import from_us
+from pocketrank_cli.command import Command, Report
 
 
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,11 +23,11 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pocketrank import atomic
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadInput
 from pocketrank.pack import Pack
 from pocketrank.release import gone
+from pocketrank_cli.command import Report
 from pocketrank_features.replacement import in_use
 from pocketrank_features.serving.offer import PackOffer, offered
 from pocketrank_features.serving.tokens import kept_secret

@@ -13,9 +13,9 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import BadInput, UsageError
+from pocketrank_cli.command import Report
 from pocketrank_features.serving.guard import GuardedProtocol
 from pocketrank_features.serving.tokens import Verifier, development_secret
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pocketrank import atomic
-from pocketrank.command import Report
 from pocketrank.config import Project
 from pocketrank.errors import NotReady, StoreFailed
+from pocketrank_cli.command import Report
 from pocketrank_features.histories import MOMENT
 from pocketrank_features.ingest import ingest
 

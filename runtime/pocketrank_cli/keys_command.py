@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pocketrank.command import Command, Report
+from pocketrank_cli.command import Command, Report
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

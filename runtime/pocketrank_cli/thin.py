@@ -1,4 +1,4 @@
-"""`python -m pocketrank.thin rank ...`: the device's commands in a process that can import the device's packages alone.
+"""`python -m pocketrank_cli.thin rank ...`: the device's commands where only the device's packages can be imported.
 
 Everything but the standard library, numpy, safetensors, one engine, httpx2 and cryptography with what they need is
 refused by name, so what works here works on a device where nothing else is installed.
@@ -12,6 +12,7 @@ from types import ModuleType
 
 ALLOWED = sys.stdlib_module_names | {
     "pocketrank",
+    "pocketrank_cli",
     "numpy",
     "safetensors",
     "onnxruntime",
@@ -41,8 +42,8 @@ class DeviceOnly(MetaPathFinder):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the device's commands under the guard; exit codes as `pocketrank`."""
     sys.meta_path.insert(0, DeviceOnly())
-    from pocketrank.cli import main as run  # noqa: PLC0415
-    from pocketrank.commands import COMMANDS  # noqa: PLC0415
+    from pocketrank_cli.cli import main as run  # noqa: PLC0415
+    from pocketrank_cli.commands import COMMANDS  # noqa: PLC0415
 
     return run(argv, {command.name: command for command in COMMANDS})
 

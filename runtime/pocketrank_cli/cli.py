@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
 
-from pocketrank.command import Command
 from pocketrank.errors import MissingExtra, PocketRankError, is_interrupt
+from pocketrank_cli.command import Command
 
 GROUP = "pocketrank.commands"
 # The extra that brings a module, for the line printed when it is not there.

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report, cache_key_argument, verify_key_argument
 from pocketrank.errors import UnknownItem, UsageError
-from pocketrank.inspect_command import INSPECT
-from pocketrank.keys_command import KEYS
-from pocketrank.sync_command import SYNC
 from pocketrank.times import moment
+from pocketrank_cli.command import Command, Report, cache_key_argument, verify_key_argument
+from pocketrank_cli.inspect_command import INSPECT
+from pocketrank_cli.keys_command import KEYS
+from pocketrank_cli.sync_command import SYNC
 
 
 def _device_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocketrank.command import Command, Report, cache_key_argument, verify_key_argument
 from pocketrank.errors import BadInput, BadPack, UsageError, one_line
 from pocketrank.times import from_us
+from pocketrank_cli.command import Command, Report, cache_key_argument, verify_key_argument
 
 if TYPE_CHECKING:
     from pocketrank.pack import Pack
@@ -34,9 +34,9 @@ def _inspect(arguments: argparse.Namespace) -> Report:
 
 
 def _bundle(path: Path, key: Path | None) -> Report:
-    from pocketrank import graph_files  # noqa: PLC0415
     from pocketrank.bundle import Bundle  # noqa: PLC0415
     from pocketrank.signing import SIGNATURE  # noqa: PLC0415
+    from pocketrank_cli import graph_files  # noqa: PLC0415
 
     bundle = Bundle.open(path, key)
     said = asdict(bundle.manifest)

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pocketrank.command import Command, Report, cache_key_argument, verify_key_argument
 from pocketrank.errors import BadInput, UsageError
+from pocketrank_cli.command import Command, Report, cache_key_argument, verify_key_argument
 
 TOKEN = "POCKETRANK_TOKEN"  # noqa: S105  # a variable's name
 MOST = 1 << 16
