@@ -5,10 +5,8 @@ score graph alone.
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,28 +20,25 @@ from pocketrank import engines, sealing, words
 from pocketrank.attributes import Where
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Cache, Observed
-from pocketrank.deadline import Cut, Deadline, Pace, Wanted
+from pocketrank.clock import CLOCK_STEP_S, Time, clock_us
+from pocketrank.deadline import Deadline, Pace, Wanted
 from pocketrank.encoding import Encoder, fills
 from pocketrank.engines import Graph
 from pocketrank.errors import BadBundle, BadInput, BadPack, BundleMismatch, StoreFailed, UnknownItem
 from pocketrank.pack import Pack
-from pocketrank.quantise import FloatArray
 from pocketrank.ranking import Ranking
 from pocketrank.reasons import Reason, reasons
 from pocketrank.scoring import Candidates, Scorer
-from pocketrank.segments import LAST_S, MICROSECONDS
+from pocketrank.segments import MICROSECONDS
 from pocketrank.signing import Key
 from pocketrank.situation import Situation, situate
+from pocketrank.state import State
 from pocketrank.synced_bundle import NOW, REFUSED, Opener, opened_bundle
-from pocketrank.timeline import kept_of
-from pocketrank.times import to_us
+from pocketrank.timeline import check
 from pocketrank.words import Explanation
 
 if TYPE_CHECKING:
     from pocketrank.sync import Synced
-
-CLOCK_STEP_S = 60
-Time = datetime | int | float | None
 
 
 class Ranker:
@@ -60,7 +55,7 @@ class Ranker:
         # Graphs of bundles that were left, for as long as a ranking by them may be asked for its reasons.
         self._left: WeakKeyDictionary[Bundle, tuple[Graph, Scorer]] = WeakKeyDictionary()
         self._pace = Pace()
-        self._known: _Known | None = None
+        self._known: State | None = None
         self._before: Situation | None = None
         self._content: bytes | None = None
         self._pack: Pack | None = None
@@ -124,7 +119,7 @@ class Ranker:
         new = Pack.open(Path(pack))
         with self._lock:
             self.follow()
-            _check(self.bundle, new, str(pack))
+            check(self.bundle, new, str(pack))
             if self._pack is not None and new.version < self._pack.version:
                 raise BadPack(f"{pack}: version {new.version} is older than {self._pack.version}, which is kept")
             content = new.to_bytes()
@@ -147,7 +142,7 @@ class Ranker:
         weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else float(score)
         if not 0 <= weight <= float(np.finfo(np.float32).max):
             raise BadInput(f"observe: score is {score!r}, wanted a finite number of at least 0")
-        event = Observed(_microseconds(at), _item_id(item), behavior, weight)
+        event = Observed(clock_us(at), _item_id(item), behavior, weight)
         with self._lock:
             self._cache.add(event)
             self._known = None
@@ -192,7 +187,7 @@ class Ranker:
         if deadline_ms is not None and not 0 < deadline_ms < float("inf"):
             raise BadInput(f"rank: deadline_ms is {deadline_ms}, wanted a number above 0, or None for none")
         deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3, self._pace)
-        now_us = _microseconds(now)
+        now_us = clock_us(now)
         with self._lock:
             known = self._now(now_us, deadline)
             situation, chosen, asked = known.situation, *self._asked(candidates, deadline)
@@ -289,7 +284,7 @@ class Ranker:
             now: the clock, which may close the live segment; as `observe` takes it.
         """
         with self._lock:
-            situation = self._now(_microseconds(now)).situation
+            situation = self._now(clock_us(now)).situation
             return {
                 "engine": self.engine,
                 "model_id": self.bundle.manifest.model_id,
@@ -326,7 +321,7 @@ class Ranker:
         """
         graphs = None if bundle is None else _graphs(bundle, self.engine)
         if pack is not None:
-            _check(bundle or self.bundle, pack, "the synced pack")
+            check(bundle or self.bundle, pack, "the synced pack")
         with self._lock:
             self._cache.commit(facts, None if pack is None else pack.to_bytes(), gone_until_us)
             self._pointer = self._cache.fact(NOW)
@@ -384,12 +379,12 @@ class Ranker:
         if content is not None:
             try:
                 pack = Pack.from_bytes(content, "the cached pack")
-                _check(self.bundle, pack, "the cached pack")
+                check(self.bundle, pack, "the cached pack")
                 self._pack = pack
             except (BadPack, BundleMismatch) as error:
                 self.refused = str(error)
 
-    def _now(self, now_us: int, deadline: Deadline | None = None) -> "_Known":
+    def _now(self, now_us: int, deadline: Deadline | None = None) -> State:
         """The situation and the state, worked out again when something changed or the clock made a step.
 
         With a deadline from as many of the newest segments as fit, and again as soon as more do.
@@ -410,7 +405,7 @@ class Ranker:
             with self._pace.measured("state", inputs["mask"].shape[1]):
                 run = self._state.run(inputs)
             added = self._scorer.remembered(situation.memory, now_us // MICROSECONDS)
-            known = _Known(step, now_us, situation, segments, (run["state"][0], run["state_bias"][0], added))
+            known = State(step, now_us, situation, segments, (run["state"][0], run["state_bias"][0], added))
             self._known = known
         return known
 
@@ -438,74 +433,10 @@ class Ranker:
         return tuple(name for name, count in there.items() if count)
 
 
-@dataclass(frozen=True, eq=False)
-class _Known:
-    """A state, what it was worked out from, and when: reasons take it apart by that same clock.
-
-    Attributes:
-        step: of the clock. at_us: when.
-        situation: what the phone knows, with the segments that the state was worked out from.
-        segments: how many there are.
-        fed: state, state_bias and what the memory adds, as `Scorer.scores` takes them.
-    """
-
-    step: int
-    at_us: int
-    situation: Situation
-    segments: int
-    fed: tuple[FloatArray, FloatArray, FloatArray]
-
-    @property
-    def used(self) -> int:
-        """How many of the segments the state was worked out from."""
-        return len(self.situation.closed)
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether it was worked out from fewer segments than there are."""
-        return self.used < self.segments
-
-    def cut(self, candidates: int, scored: int) -> Cut | None:
-        """What a request by this state, which scored so many candidates, left out."""
-        is_whole = candidates == scored and not self.is_cut
-        return None if is_whole else Cut(candidates, scored, self.segments, self.used)
-
-
 def _graphs(bundle: Bundle, engine: str) -> tuple[Graph, Scorer, Encoder]:
     """What a bundle is ranked by."""
     load = partial(engines.load, bundle.folder, engine=engine)
     return load("state"), Scorer.load(bundle, engine), Encoder(bundle, load("encoder"), batch=1)
-
-
-def _check(bundle: Bundle, pack: Pack, where: str) -> None:
-    found, wanted = pack.encoder_id, bundle.manifest.encoder_id
-    if found != wanted:
-        raise BundleMismatch(f"{where}: encoded by {found}, this bundle's encoder is {wanted}; sync again")
-    sizes = bundle.sizes
-    newest = max(pack.memory_items.max(initial=-1), pack.top_items.max(initial=-1))
-    shape = (*pack.vectors.shape[1:], pack.top_items.shape[1])
-    if shape != (sizes.K, sizes.D, sizes.T) or newest >= sizes.I:
-        raise BadPack(
-            f"{where}: K, D, T are {shape} and the last item is row {newest}, this bundle has "
-            f"{sizes.K, sizes.D, sizes.T} and {sizes.I} items; sync again"
-        )
-    if not bundle.compaction.fits(kept_of(pack, bundle)):
-        raise BadPack(
-            f"{where}: its {len(pack)} segments are not what a {bundle.compaction.kind} of {sizes.S} slots "
-            "leaves, as this bundle wants it; sync again"
-        )
-
-
-def _microseconds(at: Time) -> int:
-    if at is None:
-        return time.time_ns() // 1000
-    if isinstance(at, datetime):
-        if at.tzinfo is None:
-            raise BadInput(f"time {at} has no zone; give one, such as datetime(..., tzinfo=UTC)")
-        return to_us(at)
-    if not isinstance(at, int | float | np.integer | np.floating) or not abs(at) < LAST_S:
-        raise BadInput(f"time is {at!r}, wanted a datetime with a zone or seconds since 1970 (not milliseconds)")
-    return round(at * MICROSECONDS)
 
 
 def _item_id(item: ItemId) -> ItemId:

@@ -14,6 +14,7 @@ from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Observed
 from pocketrank.compaction import Kept
 from pocketrank.encoding import EVENT_COLUMNS, Encoder, Events, closed_segments
+from pocketrank.errors import BadPack, BundleMismatch
 from pocketrank.memory import ItemMemory, remembered
 from pocketrank.pack import Pack
 from pocketrank.segments import MICROSECONDS, Segments
@@ -178,3 +179,27 @@ def _memory(pack: Pack | None) -> ItemMemory:
         pack.memory_first_s,
         pack.memory_last_s,
     )
+
+
+def check(bundle: Bundle, pack: Pack, where: str) -> None:
+    """Refuse a pack that is not for a bundle.
+
+    Raises:
+        BundleMismatch: encoded by another model. BadPack: of other sizes, or segments that its compaction never leaves.
+    """
+    found, wanted = pack.encoder_id, bundle.manifest.encoder_id
+    if found != wanted:
+        raise BundleMismatch(f"{where}: encoded by {found}, this bundle's encoder is {wanted}; sync again")
+    sizes = bundle.sizes
+    newest = max(pack.memory_items.max(initial=-1), pack.top_items.max(initial=-1))
+    shape = (*pack.vectors.shape[1:], pack.top_items.shape[1])
+    if shape != (sizes.K, sizes.D, sizes.T) or newest >= sizes.I:
+        raise BadPack(
+            f"{where}: K, D, T are {shape} and the last item is row {newest}, this bundle has "
+            f"{sizes.K, sizes.D, sizes.T} and {sizes.I} items; sync again"
+        )
+    if not bundle.compaction.fits(kept_of(pack, bundle)):
+        raise BadPack(
+            f"{where}: its {len(pack)} segments are not what a {bundle.compaction.kind} of {sizes.S} slots "
+            "leaves, as this bundle wants it; sync again"
+        )

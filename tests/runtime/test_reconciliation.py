@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from pocketrank import Ranker, sync
+from pocketrank.clock import CLOCK_STEP_S
 from pocketrank.errors import BadPack
-from pocketrank.ranker import CLOCK_STEP_S
 from pocketrank.segments import policy_settings
 from pocketrank.times import from_us
 from pocketrank.transport import Away, Reply
