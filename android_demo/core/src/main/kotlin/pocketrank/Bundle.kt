@@ -24,7 +24,8 @@ class Items(
 
     /** (I,) place of each row's id among all: items of equal score rank by it. */
     val order: IntArray = IntArray(ids.size).also { order ->
-        ids.indices.sortedBy { ids[it] }.forEachIndexed { place, row -> order[row] = place }
+        val best = ids.indices.sortedWith { one, other -> ids[one].compareTo(ids[other]) }
+        best.forEachIndexed { place, row -> order[row] = place }
     }
 
     /** Vocabulary row of an item; -1 where the vocabulary lacks it. */

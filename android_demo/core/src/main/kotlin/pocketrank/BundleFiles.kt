@@ -61,7 +61,7 @@ internal class BundleFiles(private val folder: File) {
         needed: Set<String>,
         most: Map<String, Long>,
     ): Map<String, ByteBuffer> {
-        files.forEach(::checkNamed)
+        for ((name, facts) in files) checkNamed(name, facts)
         val there = needed + folder.list().orEmpty()
         (there - files.keys - setOf(MANIFEST, SIGNATURE)).minOrNull()?.let {
             throw BadBundle("${File(folder, it)}: the manifest does not name it; $AGAIN")

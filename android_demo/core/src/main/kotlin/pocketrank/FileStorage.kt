@@ -88,7 +88,8 @@ class FileStorage(private val folder: File) : Storage, Closeable {
         content.write(HEAD)
         // An empty record tells how far arrivals got, since an arrival is never given twice.
         content.write(framed(ByteBuffer.allocate(8).putLong(held.lastArrival()).array()))
-        for (event in held.events.sortedBy { it.arrival }) content.write(record(event))
+        val events = held.events.sortedWith { one, other -> one.arrival.compareTo(other.arrival) }
+        for (event in events) content.write(record(event))
         log.close()
         replace(logFile, content.toByteArray())
         log = RandomAccessFile(logFile, "rw").apply { seek(length()) }

@@ -152,7 +152,7 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
         val memory = if (excludeSeen) known.situation.memory else null
         val count = best.find(scores, chosen.rows, chosen.size, k, memory)
         val rows = IntArray(count) { chosen.rows[best.places[it]] }
-        return Ranking(this, known.situation, known.atUs, rows, best::score)
+        return Ranking(this, known.situation, known.atUs, rows) { best.score(it) }
     }
 
     /** Ranks among some items; ones that the vocabulary lacks are left out, repeated ones count once. */

@@ -55,7 +55,7 @@ internal fun reasons(
         }
         val rest = full + fromMemory - parts.sumOf { it.added }
         parts.add(Reason(Reason.Kind.INTERACTION, rest))
-        parts.sortedByDescending { it.added }
+        parts.sortedWith { one, other -> other.added.compareTo(one.added) }
     }
 }
 

@@ -78,7 +78,7 @@ class Safetensors private constructor(
             val entries = header.filterKeys { it != METADATA }.map { (name, entry) -> Entry.of(name as String, entry) }
             var end = 0L
             val tensors = LinkedHashMap<String, Tensor>()
-            for (entry in entries.sortedWith(compareBy(Entry::begin, Entry::end))) {
+            for (entry in entries.sortedWith(compareBy({ it.begin }, { it.end }))) {
                 if (entry.begin != end || entry.end != end + entry.bytes) throw BadJson("offsets of '${entry.name}'")
                 end = entry.end
                 if (end > body.limit()) throw BadJson("'${entry.name}' is beyond the file's end")

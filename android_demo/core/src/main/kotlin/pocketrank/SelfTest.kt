@@ -101,7 +101,9 @@ class SelfTest(private val bundle: Bundle, private val engine: Engine) {
     }
 
     private fun isSameOrder(found: FloatArray, wanted: FloatArray): Boolean {
-        val (ours, theirs) = listOf(found, wanted).map { x -> x.indices.sortedBy { -x[it] }.take(TOP) }
+        val (ours, theirs) = listOf(found, wanted).map { x ->
+            x.indices.sortedWith { one, other -> (-x[one]).compareTo(-x[other]) }.take(TOP)
+        }
         return ours.indices.all { ours[it] == theirs[it] || Math.abs(wanted[ours[it]] - wanted[theirs[it]]) < TIE }
     }
 

@@ -50,10 +50,16 @@ internal class Situation(
                 closed = closed(bundle, encoder, held, log, cuts.subList(0, done), goesOn?.count ?: 0),
                 live = log.part(covered, log.size),
                 memory = (pack?.memory ?: ItemMemory.NONE).after(log.rows, log.timeUs, manifest.memoryHalfLifeS),
-                byId = events.filter { bundle.items.row(it.item) < 0 }.groupingBy { it.item }.eachCount(),
+                byId = byId(bundle, events),
                 covered = log.part(0, covered),
                 count = done,
             )
+        }
+
+        private fun byId(bundle: Bundle, events: List<Observed>): Map<ItemId, Int> {
+            val found = HashMap<ItemId, Int>()
+            for (event in events) if (bundle.items.row(event.item) < 0) found[event.item] = (found[event.item] ?: 0) + 1
+            return found
         }
 
         /** Events that a pack does not cover: those after `through`, counting the events at that very time. */
