@@ -1,6 +1,7 @@
 package pocketrank
 
 import java.nio.FloatBuffer
+import java.util.function.IntPredicate
 
 /**
  * The k best of some candidates, by score and, where scores are equal, by the order of their ids. Makes no garbage
@@ -20,10 +21,10 @@ internal class Best(private val order: IntArray) {
      * Finds them.
      *
      * @param found scores, of which the first `size` count; NaN is no candidate. @param rows vocabulary rows by place.
-     * @param but items that are none, either.
+     * @param wanted the others are none, either; by vocabulary row.
      * @return how many there are, at most k.
      */
-    fun find(found: FloatBuffer, rows: IntArray, size: Int, k: Int, but: ItemMemory?): Int {
+    fun find(found: FloatBuffer, rows: IntArray, size: Int, k: Int, wanted: IntPredicate): Int {
         val most = minOf(k, size)
         if (places.size != most) {
             places = IntArray(most)
@@ -36,7 +37,7 @@ internal class Best(private val order: IntArray) {
             if (score.isNaN() || (count == most && score < scores[0])) continue
             val rank = order[rows[place]]
             if (count == most && !(score > scores[0] || rank < ranks[0])) continue
-            if (but != null && but.place(rows[place]) >= 0) continue
+            if (!wanted.test(rows[place])) continue
             if (count < most) rise(count++, place, score, rank) else sink(0, most, place, score, rank)
         }
         for (last in count - 1 downTo 1) { // the worst is at the root

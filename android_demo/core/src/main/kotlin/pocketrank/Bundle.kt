@@ -40,8 +40,17 @@ class Items(
     }
 }
 
-/** An opened bundle: manifest and item table; the graphs are files for an [Engine] to open. */
-class Bundle private constructor(val folder: File, val manifest: Manifest, val items: Items) {
+/**
+ * An opened bundle: manifest and item table; the graphs are files for an [Engine] to open.
+ *
+ * @property attributes what it says of its items beside their vectors.
+ */
+class Bundle private constructor(
+    val folder: File,
+    val manifest: Manifest,
+    val items: Items,
+    val attributes: Attributes,
+) {
     val sizes: Sizes get() = manifest.sizes
 
     companion object {
@@ -73,12 +82,17 @@ class Bundle private constructor(val folder: File, val manifest: Manifest, val i
             val most = mapOf(
                 IDS to 256L * sizes.I + 64,
                 TABLE to (table + Safetensors.HEADER_MOST.toBigInteger()).min(Long.MAX_VALUE.toBigInteger()).toLong(),
+                Attributes.FILE to Attributes.BYTES_AN_ITEM * sizes.I,
             )
-            val kept = files.check(manifest.files, setOf(IDS, TABLE), most)
-            return Bundle(folder, manifest, items(folder, kept, sizes))
+            val optional = setOf(Attributes.FILE).intersect(manifest.files.keys)
+            val kept = files.check(manifest.files, setOf(IDS, TABLE) + optional, most)
+            val items = items(folder, kept)
+            val attributes = kept[Attributes.FILE]?.let { Attributes.read(it, sizes.I, File(folder, Attributes.FILE).path) }
+            checkTable(folder, items, sizes)
+            return Bundle(folder, manifest, items, attributes ?: Attributes.NONE)
         }
 
-        private fun items(folder: File, content: Map<String, ByteBuffer>, sizes: Sizes): Items {
+        private fun items(folder: File, content: Map<String, ByteBuffer>): Items {
             val where = File(folder, TABLE).path
             val table = try {
                 Safetensors.read(content.getValue(TABLE), where).apply { check(TENSORS, mapOf('1' to 1L)) }
@@ -96,17 +110,21 @@ class Bundle private constructor(val folder: File, val manifest: Manifest, val i
                 }
             }
             val ids = ids(folder, content.getValue(IDS))
-            val vectors = table["vectors"]
+            val scale = table["unknown_scale"].floats.get(0)
+            val unknown = table["unknown_vector"].byteArray().let { vector -> FloatArray(vector.size) { vector[it] * scale } }
+            val (scales, bias, popularity) = listOf("scales", "bias", "popularity").map { table[it].floatArray() }
+            return Items(ids, table["vectors"], scales, bias, popularity, unknown)
+        }
+
+        /** Holds the manifest's sizes against the item table. */
+        private fun checkTable(folder: File, items: Items, sizes: Sizes) {
+            val (ids, vectors) = items.ids to items.vectors
             if (ids.size != sizes.I || vectors[0] != sizes.I || vectors[1] != sizes.D) {
                 throw BadBundle(
                     "$folder: ${ids.size} ids and item vectors (${vectors[0]}, ${vectors[1]}), the manifest says " +
                         "I=${sizes.I}, D=${sizes.D}; export the bundle again",
                 )
             }
-            val scale = table["unknown_scale"].floats.get(0)
-            val unknown = table["unknown_vector"].byteArray().let { vector -> FloatArray(vector.size) { vector[it] * scale } }
-            val (scales, bias, popularity) = listOf("scales", "bias", "popularity").map { table[it].floatArray() }
-            return Items(ids, vectors, scales, bias, popularity, unknown)
         }
 
         private fun ids(folder: File, content: ByteBuffer): List<ItemId> {

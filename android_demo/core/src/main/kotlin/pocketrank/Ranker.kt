@@ -139,29 +139,48 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
      * @param candidates what [prepare] made of ids; null ranks the whole catalogue.
      * @param excludeSeen leave out items that the user has touched.
      * @param nowUs time of the request, microseconds since 1970.
+     * @param exclude items to leave out; ones that the vocabulary lacks are fine.
+     * @param where attribute -> values: only items that have one of them, of each attribute; see [Bundle.attributes].
      * @return at most k hits, best first, ties by item id.
-     * @throws BadInput k is less than 1.
+     * @throws BadInput k is less than 1, or the bundle lacks an attribute.
      */
     @Synchronized
-    fun rank(k: Int = 10, candidates: Candidates? = null, excludeSeen: Boolean = false, nowUs: Long = nowUs()): Ranking {
+    fun rank(
+        k: Int = 10,
+        candidates: Candidates? = null,
+        excludeSeen: Boolean = false,
+        nowUs: Long = nowUs(),
+        exclude: Set<ItemId> = emptySet(),
+        where: Map<String, Collection<String>> = emptyMap(),
+    ): Ranking {
         if (k < 1) throw BadInput("rank: k is $k, wanted at least 1")
         val known = known(checked(nowUs))
         val chosen = candidates ?: scorer.all
         require(chosen.bundle === bundle) { "candidates of another bundle" }
         val scores = scorer.scores(chosen, known.state, added)
-        val memory = if (excludeSeen) known.situation.memory else null
-        val count = best.find(scores, chosen.rows, chosen.size, k, memory)
+        val seen = if (excludeSeen) known.situation.memory else ItemMemory.NONE
+        val asked = bundle.attributes.wanted(where)
+        val count = best.find(scores, chosen.rows, chosen.size, k) { row ->
+            seen.place(row) < 0 && bundle.items.ids[row] !in exclude && asked.test(row)
+        }
         val rows = IntArray(count) { chosen.rows[best.places[it]] }
         return Ranking(this, known.situation, known.atUs, rows) { best.score(it) }
     }
 
     /** Ranks among some items; ones that the vocabulary lacks are left out, repeated ones count once. */
     @Synchronized
-    fun rank(k: Int, candidates: List<ItemId>, excludeSeen: Boolean = false, nowUs: Long = nowUs()): Ranking {
+    fun rank(
+        k: Int,
+        candidates: List<ItemId>,
+        excludeSeen: Boolean = false,
+        nowUs: Long = nowUs(),
+        exclude: Set<ItemId> = emptySet(),
+        where: Map<String, Collection<String>> = emptyMap(),
+    ): Ranking {
         val room = asked?.takeIf { it.rows.size >= candidates.size && it.rows.size <= 2 * candidates.size + 128 }
             ?: Candidates.room(bundle, candidates.size).also { asked = it }
         fill(room, candidates)
-        return rank(k, room, excludeSeen, nowUs)
+        return rank(k, room, excludeSeen, nowUs, exclude, where)
     }
 
     /** Looks candidates up once, for many requests among the same ones. */
