@@ -161,10 +161,14 @@ def _ml100k() -> Source:
 
 
 _GROCERIES = {
-    "segments.gap_s": 6 * 3600,
+    "segments.gap_s": 1,  # a receipt, all of whose lines have one time
     "segments.max_events": 32,
     "memory.items": 160,  # people come back to more things than 64
     "model.encoder_layers": 0,  # the order inside a basket says nothing
+    "model.dropout": 0.2,
+    "training.steps": 1200,
+    "training.rounds": 12,
+    "training.patience": 12,  # what speaks against memory at first comes to speak for it
 }
 _FILMS = {"segments.policy": "fixed_count", "segments.max_events": 16}
 _OUTLINES = {

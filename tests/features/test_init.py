@@ -11,7 +11,10 @@ from pocketrank_cli.cli import main
 from pocketrank_features.scaffold import project_files, settings_from, start_project, toml_of
 from pocketrank_features.sources import open_source
 
-GROCERIES = ("segments.gap_s=21600", "segments.max_events=32", "memory.items=160", "model.encoder_layers=0")
+GROCERIES = (
+    *("segments.gap_s=1", "segments.max_events=32", "memory.items=160", "model.encoder_layers=0", "model.dropout=0.2"),
+    *("training.steps=1200", "training.rounds=12", "training.patience=12"),
+)
 FEATURE_REPO = Path(__file__).parents[2] / "feature_repo"
 
 
