@@ -54,11 +54,11 @@ class Attention(nn.Module):
         q, k, v = self._split(self.query(x)), self._split(key), self._split(value)
         weights = torch.softmax(q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + bias, dim=-1)
         mixed = (self.dropout(weights) @ v).transpose(1, 2)
-        merged: Tensor = self.out(mixed.reshape(x.shape[0], -1, self.inner))
+        merged: Tensor = self.out(mixed.reshape(x.shape[0], x.shape[1], self.inner))
         return merged
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], -1, self.heads, self.inner // self.heads).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], self.heads, self.inner // self.heads).transpose(1, 2)
 
 
 class Block(nn.Module):

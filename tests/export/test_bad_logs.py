@@ -203,7 +203,7 @@ def test_a_learning_rate_beyond_any_use_is_refused(tmp_path: Path, capsys: pytes
 def test_what_diverges_later_ends_with_the_best_round_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    step, ends = training.Fit.training_step, training.Fit.on_validation_epoch_end
+    step, ends = training.Fit.training_step, training.Fit.judge
     whole: list[dict[str, Any]] = []
 
     def is_time(fit: training.Fit) -> bool:
@@ -222,7 +222,7 @@ def test_what_diverges_later_ends_with_the_best_round_before(
         whole.append({name: value.clone() for name, value in self.model.state_dict().items()})
 
     monkeypatch.setattr(training.Fit, "training_step", bad_step)
-    monkeypatch.setattr(training.Fit, "on_validation_epoch_end", bad_end)
+    monkeypatch.setattr(training.Fit, "judge", bad_end)
     write(tmp_path, plain())
     assert main(["train", "--project", str(tmp_path)]) == 0
     assert capsys.readouterr().err == (
