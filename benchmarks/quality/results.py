@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.processes import Facts
+from benchmarks.quality.training import BLIND
 from pocketrank_export.breakdowns import Bucket, bucketed
 from pocketrank_export.comparison import FloatArray64, difference, estimate, per_user
 
@@ -64,6 +65,7 @@ class Results:
                 if OURS in self.values and name != OURS
             },
             "int8_vectors": self._int8(),
+            "without_segments": self._without_segments(),
             "by_history": [_shown(bucket) for bucket in self._by_history()],
             "new_to_user": self._new_to_user(),
         }
@@ -85,6 +87,14 @@ class Results:
             }
             for name, values in self.values.items()
             if all(f"{prefix}_ndcg" in values for prefix in ROUNDED.values())
+        }
+
+    def _without_segments(self) -> Facts:
+        """Of each model that caches vectors: what it ranks with none cached, less what it ranks with them."""
+        return {
+            name: difference(values[f"{BLIND}_ndcg"], values["ndcg"]).rounded()
+            for name, values in self.values.items()
+            if f"{BLIND}_ndcg" in values
         }
 
     def _by_history(self) -> list[Bucket]:

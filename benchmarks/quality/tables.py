@@ -17,7 +17,8 @@ def models(found: Facts) -> str:
             + (f"{_signed(paired)}, {paired['low']:+.4f} .. {paired['high']:+.4f}" if paired else "")
         )
     said = f"{found['data']}: {found['users']:,} users, mean of {found['seeds']} trainings; ± one standard error"
-    return "\n\n".join(part for part in ("\n".join(lines), said, _int8(found), _by_history(found), _new(found)) if part)
+    parts = ("\n".join(lines), said, _without_segments(found), _int8(found), _by_history(found), _new(found))
+    return "\n\n".join(part for part in parts if part)
 
 
 def new_items(found: Facts) -> str:
@@ -35,6 +36,11 @@ def new_items(found: Facts) -> str:
             f"{said['error_of_difference_to_no_content']:.4f}"
         )
     return "\n\n".join(parts)
+
+
+def _without_segments(found: Facts) -> str:
+    rows = [[_name(name), _signed(change)] for name, change in found["without_segments"].items()]
+    return f"NDCG@10 with no segment cached, less with them\n{table(['', 'change'], rows)}" if rows else ""
 
 
 def _int8(found: Facts) -> str:

@@ -26,7 +26,7 @@ from pocketrank_export.metrics import METRICS
 from pocketrank_export.model import Model
 from pocketrank_export.rounding import ROUNDINGS
 from pocketrank_export.runs import start_from
-from pocketrank_export.scorers import Scorer, by_model
+from pocketrank_export.scorers import Scorer, by_model, without_segments
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split, sessions
 from pocketrank_export.trained import memory_only
@@ -34,6 +34,7 @@ from pocketrank_export.training import fit
 
 KEPT = ("ndcg", "hr")
 ROUNDED = ("int8_vectors", "int8_vectors_and_items")  # of `ROUNDINGS`: what packs, and packs and bundles, hold
+BLIND = "without_segments"  # the same model, asked with none cached
 Values = dict[str, npt.NDArray[np.generic]]
 
 
@@ -100,10 +101,12 @@ def trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingCon
         head, _ = distilled(teacher, windows, head, split, training, folder / "teacher", progress=progress)
     fit(model, head, builder, split, training, folder / "model", progress=progress)
     model.eval()
-    rounded = {name: ROUNDINGS[name](model) for name in ROUNDED} if _caches(recipe, config) else {}
-    found = answers(tested(split.test(builder), log), {"model": by_model(model), **rounded})
+    others = {}
+    if _caches(recipe, config):
+        others = {**{name: ROUNDINGS[name](model) for name in ROUNDED}, BLIND: without_segments(model)}
+    found = answers(tested(split.test(builder), log), {"model": by_model(model), **others})
     shutil.rmtree(folder)
-    return {**found.pop("model"), **{f"{name}_{key}": v for name in rounded for key, v in found[name].items()}}
+    return {**found.pop("model"), **{f"{name}_{key}": v for name in others for key, v in found[name].items()}}
 
 
 def _caches(recipe: Recipe, config: ModelConfig) -> bool:

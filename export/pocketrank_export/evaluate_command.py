@@ -91,6 +91,8 @@ def _run(arguments: argparse.Namespace) -> Report:
     shown = {**dict.fromkeys(facts, ""), "users": who}
     if lag:
         del shown["sync_delay_s"]
+    cut = found.difference("pocketrank", "without_segments")
+    shown["difference_to_no_segments"] = f"{cut.mean:+.4f}, standard error {cut.error:.4f}"
     verdict = (
         f"pocketrank - memory alone = {ahead.mean:+.4f}, standard error {ahead.error:.4f}, "
         f"95 % interval {ahead.low:+.4f} to {ahead.high:+.4f}"

@@ -11,7 +11,7 @@ from pocketrank_export.evaluation import Evaluation
 from pocketrank_export.new_users import NewUsers
 from pocketrank_export.staleness import FLOAT32, INT8, MODEL, Staleness
 
-ALONE = "memory_alone"
+ALONE, BLIND = "memory_alone", "without_segments"
 MORE = ("hr", "recall", "mrr")
 
 
@@ -39,6 +39,7 @@ def facts(evaluation: Evaluation) -> dict[str, Any]:
         "questions": len(evaluation.asked),
         "methods": methods,
         "difference_to_memory_alone": evaluation.difference(MODEL, ALONE).rounded(),
+        "difference_to_no_segments": evaluation.difference(MODEL, BLIND).rounded(),
         "by_history": [_bucket(bucket) for bucket in by_history(evaluation, MODEL, ALONE)],
     }
 

@@ -1,6 +1,7 @@
 """What can be compared: the model and the baselines, by name. A scorer gives every item a score for each question."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,6 +31,12 @@ def by_model(model: Model) -> Scorer:
     return scores
 
 
+def without_segments(model: Model) -> Scorer:
+    """The same, with no segment cached: what it then loses is what segments say, and not what training did besides."""
+    scores = by_model(model)
+    return lambda batch, asked: scores(replace(batch, mask=torch.zeros_like(batch.mask)), asked)
+
+
 def by_own_frequency(counts: Index) -> Scorer:
     """How often the user had the item before, all of the past; ties by popularity, the (I,) events in training."""
     tie = counts / (counts.sum() + 1)
@@ -49,6 +56,7 @@ def by_popularity(counts: Index) -> Scorer:
 
 SCORERS: dict[str, Callable[[Trained], Scorer]] = {
     "pocketrank": lambda trained: by_model(trained.model),
+    "without_segments": lambda trained: without_segments(trained.model),
     "memory_alone": lambda trained: by_model(trained.memory_alone),
     "own_frequency": lambda trained: by_own_frequency(trained.vocabulary.counts),
     "popularity": lambda trained: by_popularity(trained.vocabulary.counts),

@@ -1,6 +1,7 @@
 """`pocketrank evaluate` as a user types it, and evaluation with methods of one's own."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pocketrank_export.scorers import SCORERS, by_popularity
 from pocketrank_export.scoring import batch_scores
 from pocketrank_export.trained import Trained
 
-METHODS = ["pocketrank", "memory_alone", "own_frequency", "popularity", "markov"]
+METHODS = ["pocketrank", "without_segments", "memory_alone", "own_frequency", "popularity", "markov"]
 
 
 def facts_of(shop: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
@@ -103,7 +104,11 @@ def test_every_method_is_what_a_slow_loop_over_users_finds(project: Project) -> 
     found = evaluate(trained, builder)
     history, counts = builder.history, trained.vocabulary.counts
     values: dict[str, list[float]] = {name: [] for name in SCORERS}  # of "markov", see test_markov
-    asked = trained.split.test(builder)
+    asked, no_slots = trained.split.test(builder), replace(builder, slots=0)
+
+    def of_nothing(segment: int, end: int) -> Batch:
+        return no_slots.batch(np.array([segment]), np.array([0]), np.array([end]))
+
     for segment, end in zip(asked.segment, asked.target_end, strict=True):
         batch = builder.batch(np.array([segment]), np.array([0]), np.array([end]))
         begin = history.segments.first[segment]
@@ -111,6 +116,7 @@ def test_every_method_is_what_a_slow_loop_over_users_finds(project: Project) -> 
         wanted = set(history.events.rows[begin:end].tolist()) - {-1}
         scores = {
             "pocketrank": batch_scores(trained.model, batch)[0].detach().numpy(),
+            "without_segments": batch_scores(trained.model, of_nothing(segment, end))[0].detach().numpy(),
             "memory_alone": batch_scores(trained.memory_alone, batch)[0].detach().numpy(),
             "own_frequency": np.array([past.count(row) for row in range(len(counts))]) + counts / (counts.sum() + 1),
             "popularity": counts,

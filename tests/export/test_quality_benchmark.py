@@ -103,6 +103,7 @@ def test_a_model_is_trained_once_and_its_answers_found_again(
             assert quality.stages.train("made_up", name, 0, str(tmp_path)) == first
         with np.load(first["file"]) as kept:  # only what caches vectors is asked with rounded ones
             assert ("int8_vectors_ndcg" in kept) == (name in ("pocketrank", "distilled"))
+            assert ("without_segments_ndcg" in kept) == ("int8_vectors_ndcg" in kept)
     plain = quality.stages.plain("made_up", str(tmp_path))
     assert json.loads(json.dumps(plain))["files"].keys() == {"popularity", "own_frequency", "markov"}
     wanted = {"pocketrank", "memory_alone", "last_segment", "distilled", "sasrec_200", "sasrec_1000", "gru4rec"}
@@ -162,6 +163,7 @@ def test_results_say_what_rounding_costs_and_whom_segments_help(quality: SimpleN
     hits = {"hr": [1.0, 1.0], "new_hr": [1.0, 0.0, np.nan]}
     ours = {"ndcg": [0.5, 0.75], "each_ndcg": [0.25, 0.75, 0.75], "new_ndcg": [0.5, 0.0, np.nan]}
     rounded = {"int8_vectors_ndcg": [0.5, 0.5], "int8_vectors_and_items_ndcg": [0.25, 0.5]}
+    rounded["without_segments_ndcg"] = [0.25, 0.25]
     alone = {"ndcg": [0.5, 0.25], "each_ndcg": [0.25, 0.75, 0.25], "new_ndcg": [0.25, 0.0, np.nan]}
     results = quality.results.Results.of_questions(questions)
     results.add("pocketrank", [kept("ours", cpu_s=[3.0], **hits, **ours, **rounded)])
@@ -171,6 +173,7 @@ def test_results_say_what_rounding_costs_and_whom_segments_help(quality: SimpleN
         "vectors": -0.125,
         "vectors_and_items": -0.25,
     }
+    assert found["without_segments"]["pocketrank"]["mean"] == -0.375
     rows = [(b["sessions_before"], b["users"], b["over_memory_alone"]["mean"]) for b in found["by_history"]]
     assert rows == [("1-4", 1, 0.0), ("5-19", 2, 0.25)]
     assert found["new_to_user"]["users"] == 1
@@ -184,6 +187,7 @@ def test_results_say_what_rounding_costs_and_whom_segments_help(quality: SimpleN
         again.add(name, [str(tmp_path / f"{file}.npz")])
     less = again.facts()
     assert (less["int8_vectors"], less["by_history"], less["new_to_user"]) == ({}, [], {})
+    assert less["without_segments"] == {}
     assert less["models"] == found["models"]
     assert "pocketrank" in quality.tables.models({"data": "x", "seeds": 1, **less})
 
