@@ -4,7 +4,6 @@ Only what `[items] attributes` named when it was exported; a bundle without the 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,8 @@ class Attributes:
     """
 
     def __init__(self, columns: Mapping[str, Sequence[Value]], items: int) -> None:
-        self._columns, self._items = columns, items
+        self._items = items
+        self._rows = {name: _rows_of(column) for name, column in columns.items()}  # once, and not in a request
 
     @classmethod
     def from_bytes(cls, content: bytes, items: int, where: str) -> "Attributes":
@@ -51,7 +51,7 @@ class Attributes:
     @property
     def names(self) -> list[str]:
         """What items can be asked for by."""
-        return list(self._columns)
+        return list(self._rows)
 
     def wanted(self, where: Where) -> npt.NDArray[np.bool_]:
         """Which items have, of each attribute named, one of the values.
@@ -65,32 +65,34 @@ class Attributes:
         Raises:
             BadInput: an attribute that the bundle does not have, or a value that is not text.
         """
+        if not isinstance(where, Mapping):
+            raise BadInput(f"rank: where is {where!r}, wanted values by attribute, such as {{'aisle': 'dairy'}}")
         found = np.ones(self._items, np.bool_)
         for name, values in where.items():
-            if name not in self._columns:
-                known = f"it has {one_line(', '.join(self.names))}" if self._columns else "it has none"
+            if name not in self._rows:
+                known = f"it has {one_line(', '.join(self.names))}" if self._rows else "it has none"
                 raise BadInput(
                     f"rank: where names {name!r}, which this bundle does not say of its items ({known}); "
                     "name it in [items] attributes and export again"
                 )
-            several = [values] if isinstance(values, str) else list(values)
-            if not all(isinstance(value, str) for value in several):
+            several = [values] if isinstance(values, str) else values
+            if not isinstance(several, Collection) or not all(isinstance(value, str) for value in several):
                 raise BadInput(f"rank: where wants {name} to be {values!r}, wanted text or a list of it")
             has = np.zeros(self._items, np.bool_)
             for value in several:
-                has[self._rows[name].get(value, [])] = True
+                if value in self._rows[name]:
+                    has[self._rows[name][value]] = True
             found &= has
         return found
 
-    @cached_property
-    def _rows(self) -> dict[str, dict[str, list[int]]]:
-        """Name -> value -> rows of the items that have it; made when it is first asked for."""
-        found: dict[str, dict[str, list[int]]] = {name: {} for name in self._columns}
-        for name, column in self._columns.items():
-            for row, value in enumerate(column):
-                for one in [value] if isinstance(value, str) else value or []:
-                    found[name].setdefault(one, []).append(row)
-        return found
+
+def _rows_of(column: Sequence[Value]) -> dict[str, npt.NDArray[np.int64]]:
+    """Value -> rows of the items that have it."""
+    found: dict[str, list[int]] = {}
+    for row, value in enumerate(column):
+        for one in [value] if isinstance(value, str) else value or []:
+            found.setdefault(one, []).append(row)
+    return {value: np.array(rows, np.int64) for value, rows in found.items()}
 
 
 def _is_value(value: object) -> bool:

@@ -21,7 +21,7 @@ from pocketrank.attributes import Attributes
 from pocketrank.compaction import Compaction, compaction_from
 from pocketrank.errors import BadBundle, BadConfig, BadTensors, one_line
 from pocketrank.parsing import hold, parse
-from pocketrank.quantise import MOST, dequantise
+from pocketrank.quantise import MOST, FloatArray, dequantise
 from pocketrank.segments import LAST_S, BoolArray, Policy, milestones, missing_behaviors, policy_from
 from pocketrank.signing import Key
 
@@ -29,7 +29,6 @@ FORMAT = "pocketrank.bundle/1"
 FORMATS = (FORMAT,)  # what this version reads, the newest last
 ItemId = str | int
 Int64Array = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
 
 
 # Elements that an array of these axes has at most, so that hostile sizes take no more memory than 200 MB.

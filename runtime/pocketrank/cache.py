@@ -13,11 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pocketrank.bundle import ItemId
 from pocketrank.cache_file import MEMORY, SYNCHRONOUS, CacheFile, Damaged
 from pocketrank.errors import BadInput, StoreFailed, UsageError
 from pocketrank.sealing import Key, key_from
+from pocketrank.segments import LAST_S, MICROSECONDS
 
+SCORE_MOST = float(np.finfo(np.float32).max)  # of an event
+LAST_US = LAST_S * MICROSECONDS
 LASTING = ("bundle", "before", "release", "release_etag")  # facts that are of no user
 PADDING = 32  # a row's length tells an item's id only so far
 ROUNDS = 20_000  # of hashing, 6 ms: a guess at who the user is takes as long
@@ -223,7 +228,7 @@ class Cache:
     # Rows
 
     def _current(self, db: sqlite3.Connection) -> _Held:
-        version = self._file.opened, db.execute("PRAGMA data_version").fetchone()[0]
+        version = self._file.version_in(db)
         if self._held is None or self._held.version != version:
             rows = [(self._event(number, content), number) for number, content in db.execute("SELECT * FROM events")]
             rows.sort(key=lambda row: (row[0].time_us, row[1]))
@@ -243,7 +248,8 @@ class Cache:
             time_us, item, behavior, score = json.loads(self._opened(f"events/{arrival}", content))
         except (ValueError, TypeError):
             raise Damaged(f"event {arrival} is not one") from None
-        if not (type(time_us) is int and isinstance(item, str | int) and isinstance(behavior, str)):
+        of_types = type(time_us) is int and isinstance(item, str | int) and isinstance(behavior, str)
+        if not (of_types and type(score) in (int, float) and abs(time_us) <= LAST_US and 0 <= score <= SCORE_MOST):
             raise Damaged(f"event {arrival} is not one")
         return Observed(time_us, item, behavior, float(score))
 

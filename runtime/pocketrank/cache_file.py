@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakSet
@@ -33,6 +32,7 @@ _SCHEMA = (
     f"PRAGMA user_version = {VERSION}",
 )
 _open_files: "WeakSet[CacheFile]" = WeakSet()
+_forking = threading.Lock()  # one fork at a time, and no file more meanwhile
 _over_fork: "list[CacheFile]" = []
 
 
@@ -65,9 +65,9 @@ class CacheFile:
         self.set_aside: str | None = None
         self._db: sqlite3.Connection | None = None
         self._inode, self._is_closed = 0, False
-        _watch_forks()
         self.do(lambda db: None)
-        _open_files.add(self)
+        with _forking:
+            _open_files.add(self)
 
     def do(self, work: Work[T]) -> T:
         """Do something with the database, one thread at a time; once more with a new file where this one is damaged.
@@ -85,12 +85,16 @@ class CacheFile:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Another one once another connection has changed the file, or another is there; asked at every request."""
+        """Another one once another connection has changed the file, or it was opened anew; asked at every request."""
         with self.lock:
             if self._db is not None:
                 with suppress(sqlite3.Error):
-                    return self.opened, self._db.execute("PRAGMA data_version").fetchone()[0]
-            return self.do(lambda db: (self.opened, db.execute("PRAGMA data_version").fetchone()[0]))
+                    return self.version_in(self._db)
+            return self.do(self.version_in)
+
+    def version_in(self, db: sqlite3.Connection) -> tuple[int, int]:
+        """The same, inside of `do`."""
+        return self.opened, db.execute("PRAGMA data_version").fetchone()[0]
 
     def write(self, work: Work[T]) -> T:
         """Change something, all of it or nothing; otherwise as `do`."""
@@ -290,13 +294,8 @@ class CacheFile:
             raise self._refused(str(error)) from None
 
 
-@cache
-def _watch_forks() -> None:
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-
-
 def _before_fork() -> None:
+    _forking.acquire()
     _over_fork[:] = list(_open_files)
     for file in _over_fork:
         file.lock.acquire()  # whatever another thread does with it is done first
@@ -307,3 +306,8 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _over_fork:
         _over_fork.pop().lock.release()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -173,11 +173,11 @@ class Deadline:
             sizes: what a state graph may be filled up to, ascending, the last one holding all; runs of fewer slots are
                 cheaper. One alone where its shapes are fixed.
         """
-        for size in reversed(sizes):
-            if size == sizes[0] or (self.pace.expect("state", size) or 0.0) <= self.left_s / 2:
+        for size in reversed(sizes[1:]):
+            if (self.pace.expect("state", size) or 0.0) <= self.left_s / 2:
                 return min(count, size)
             self.pace.doubt("state", size)
-        return count
+        return min(count, sizes[0])
 
     def _choosing_s(self, wanted: Wanted, done: int, more: int) -> float:
         """Seconds that it will hardly take to find the hits among so many candidates and so many more."""
@@ -213,8 +213,10 @@ class Deadline:
         candidates, count = wanted.candidates, len(wanted.candidates)
         is_all = candidates is scorer.all_items
         stage = "score all" if is_all else "score"
-        expected = [self.pace.expect(one, count) for one in (stage, "score part")]
-        fits_s = min((seconds for seconds in expected if seconds is not None), default=np.inf)
+        takes_s = self.pace.expect(stage, count)
+        if takes_s is None:
+            takes_s = self.pace.expect("score part", count)
+        fits_s = np.inf if takes_s is None else takes_s
         if fits_s + self._choosing_s(wanted, 0, count) > self.left_s or (is_all and not scorer.is_laid_out):
             self.pace.doubt(stage, count)
             return self._parts(scorer, wanted, known)
@@ -239,8 +241,8 @@ class Deadline:
                 break
             part = order[begin : begin + max(size, least)]
             begin += len(part)
-            with self.pace.measured("score part", len(part)):
-                rows.append(np.concatenate([waiting, part[~done[part]]]))
+            rows.append(np.concatenate([waiting, part[~done[part]]]))
+            with self.pace.measured("score part", len(rows[-1])):
                 scores.append(scorer.scores(Candidates.of_rows(scorer.bundle, rows[-1]), *known))
             waiting = waiting[:0]
         return np.concatenate(rows), np.concatenate(scores), begin >= len(order)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank.groups import begins, nth, owners, spread, stable_order, starts
+from pocketrank.quantise import FloatArray
 
 Int64Array = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float32]
 FloatArray64 = npt.NDArray[np.float64]
 FEW = 16
 

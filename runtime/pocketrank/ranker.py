@@ -11,15 +11,14 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketrank import engines, sealing, words
 from pocketrank.attributes import Where
-from pocketrank.bundle import Bundle, Int64Array, ItemId
-from pocketrank.cache import Cache, Observed
+from pocketrank.bundle import Bundle, ItemId
+from pocketrank.cache import SCORE_MOST, Cache, Observed
 from pocketrank.clock import CLOCK_STEP_S, Time, clock_us
 from pocketrank.deadline import Deadline, Pace, Wanted
 from pocketrank.encoding import Encoder, fills
@@ -41,6 +40,9 @@ if TYPE_CHECKING:
     from pocketrank.sync import Synced
 
 
+REAL = int | float | np.integer | np.floating
+
+
 class Ranker:
     """Ranks one user's candidates on the device; safe to call from several threads."""
 
@@ -52,8 +54,6 @@ class Ranker:
         self._shipped = bundle.folder
         self._opener: Opener = Bundle.open
         self._state, self._scorer, self._encoder = _graphs(bundle, engine)
-        # Graphs of bundles that were left, for as long as a ranking by them may be asked for its reasons.
-        self._left: WeakKeyDictionary[Bundle, tuple[Graph, Scorer]] = WeakKeyDictionary()
         self._pace = Pace()
         self._known: State | None = None
         self._before: Situation | None = None
@@ -98,7 +98,7 @@ class Ranker:
         chosen, store = engines.choose(engine), Cache(cache, key, durable)
         try:
             if user is not None:
-                store.belong_to(user)
+                store.belong_to(int(user) if isinstance(user, np.integer) else user)
             opener = partial(Bundle.open, verify_key=verify_key)
             ranker = cls(opened_bundle(Path(bundle), store, opener), store, chosen)
             ranker._shipped, ranker._opener = Path(bundle), opener
@@ -139,10 +139,12 @@ class Ranker:
             BadInput: an item id, a score or a time that is not usable.
             StoreFailed: the disk is full, or cannot be written. Ranking goes on without the event.
         """
-        weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else float(score)
-        if not 0 <= weight <= float(np.finfo(np.float32).max):
+        if not isinstance(behavior, str):
+            raise BadInput(f"observe: behavior is {behavior!r}, wanted text")
+        weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else score
+        if not isinstance(weight, REAL) or not 0 <= weight <= SCORE_MOST:
             raise BadInput(f"observe: score is {score!r}, wanted a finite number of at least 0")
-        event = Observed(clock_us(at), _item_id(item), behavior, weight)
+        event = Observed(clock_us(at), _item_id(item, "observe"), behavior, float(weight))
         with self._lock:
             self._cache.add(event)
             self._known = None
@@ -180,8 +182,8 @@ class Ranker:
         Raises:
             BadInput: k, deadline_ms or diversity cannot be, item ids are no list, or the bundle lacks an attribute.
         """
-        if k < 1:
-            raise BadInput(f"rank: k is {k}, wanted at least 1")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise BadInput(f"rank: k is {k!r}, wanted a whole number of at least 1")
         if not 0 <= diversity <= 1:
             raise BadInput(f"rank: diversity is {diversity}, wanted 0 to 1")
         if deadline_ms is not None and not 0 < deadline_ms < float("inf"):
@@ -202,7 +204,8 @@ class Ranker:
                 with self._pace.measured(wanted.stage, wanted.units(len(rows))):
                     top = wanted.hits(scores, rows, self.bundle.items)
             cut = known.cut(asked, len(chosen) if is_whole else len(rows))
-            return Ranking(rows[top], scores[top], self._basis(situation), cut, self, situation, known.at_us)
+            by = self._state, self._scorer  # kept: another bundle may have taken its place when reasons are asked for
+            return Ranking(rows[top], scores[top], self._basis(situation), cut, self, situation, by, known.at_us)
 
     def prepare(self, candidates: Sequence[ItemId] | Candidates | None) -> Candidates:
         """Look candidates up once, for many requests among the same ones; arguments as of `rank`."""
@@ -255,13 +258,13 @@ class Ranker:
             UnknownItem: the vocabulary lacks the item.
         """
         with self._lock:
-            found = self.rank(1, [_item_id(item)], now=now)
+            found = self.rank(1, [_item_id(item, "explain")], now=now)
             if not len(found):
                 count = self.bundle.sizes.I
                 raise UnknownItem(f"explain: item {item!r} is not among the bundle's {count:,}; see item_ids.json")
             moment = now if isinstance(now, datetime) else words.at(found._at_us // MICROSECONDS)
             # Not `found.reasons`: on Python 3.11 that may wait for a thread which waits for the lock that is held here.
-            (parts,) = self._reasons(found._situation, found.rows, found._at_us)
+            (parts,) = self._reasons(found)
             row, score, told = int(found.rows[0]), float(found.scores[0]), words.basis(found.basis)
             return words.explanation(found._situation, row, score, parts, told, noun, name, moment)
 
@@ -333,7 +336,6 @@ class Ranker:
                 self._cache.erase()
 
     def _turn_to(self, bundle: Bundle, graphs: "tuple[Graph, Scorer, Encoder]") -> None:
-        self._left[self.bundle] = self._state, self._scorer
         self.bundle, (self._state, self._scorer, self._encoder) = bundle, graphs
         self._content = self._before = None  # the pack is to be held against this bundle
 
@@ -416,12 +418,13 @@ class Ranker:
             return segments
         return deadline.segments(segments, [most] if self._state.batch else fills(segments, most))
 
-    def _reasons(self, situation: Situation, rows: Int64Array, at_us: int) -> list[tuple[Reason, ...]]:
+    def _reasons(self, ranking: Ranking) -> list[tuple[Reason, ...]]:
+        """Of every hit; one thread at a time, as whatever runs a graph."""
+        situation, (state, scorer), at_us = ranking._situation, ranking._graphs, ranking._at_us
         with self._lock:
-            state, scorer = self._left.get(situation.bundle, (self._state, self._scorer))
-            hits = Candidates.of_rows(situation.bundle, rows)
+            hits = Candidates.of_rows(situation.bundle, ranking.rows)
             added = scorer.remembered(situation.memory, at_us // MICROSECONDS)
-            return reasons(situation, at_us, state, lambda *known: scorer.scores(hits, *known), added[rows])
+            return reasons(situation, at_us, state, lambda *known: scorer.scores(hits, *known), added[ranking.rows])
 
     def _basis(self, situation: Situation) -> tuple[str, ...]:
         there = {
@@ -439,9 +442,9 @@ def _graphs(bundle: Bundle, engine: str) -> tuple[Graph, Scorer, Encoder]:
     return load("state"), Scorer.load(bundle, engine), Encoder(bundle, load("encoder"), batch=1)
 
 
-def _item_id(item: ItemId) -> ItemId:
+def _item_id(item: ItemId, who: str) -> ItemId:
     if isinstance(item, np.integer):
         return int(item)
     if isinstance(item, bool) or not isinstance(item, str | int):
-        raise BadInput(f"observe: item is {item!r}, wanted a string or an integer")
+        raise BadInput(f"{who}: item is {item!r}, wanted a string or an integer")
     return item

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pocketrank.bundle import Int64Array, ItemId
 from pocketrank.deadline import Cut
+from pocketrank.engines import Graph
 from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason
+from pocketrank.scoring import Scorer
 from pocketrank.situation import Situation
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class Ranking(Sequence[Hit]):
     cut: Cut | None
     _ranker: "Ranker"
     _situation: Situation
+    _graphs: tuple[Graph, Scorer]
     _at_us: int
 
     def __len__(self) -> int:
@@ -73,4 +76,4 @@ class Ranking(Sequence[Hit]):
     @cached_property
     def reasons(self) -> list[tuple[Reason, ...]]:
         """Reasons of every hit."""
-        return self._ranker._reasons(self._situation, self.rows, self._at_us)
+        return self._ranker._reasons(self)

@@ -12,10 +12,9 @@ import numpy.typing as npt
 
 from pocketrank.bundle import ItemId
 from pocketrank.engines import Graph
+from pocketrank.quantise import FloatArray
 from pocketrank.segments import MICROSECONDS
 from pocketrank.situation import Arrays, Situation
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

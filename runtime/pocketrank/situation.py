@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank.bundle import Bundle, ItemId
+from pocketrank.bundle import Bundle
 from pocketrank.cache import Observed
 from pocketrank.compaction import Kept
 from pocketrank.encoding import Encoder, Events, fill
@@ -32,7 +32,6 @@ class Situation:
         closed: segments of the pack and those that closed here since, oldest first; at most S.
         live: events of the open segment, at most L.
         memory: what the user did with single items, pack and live events together.
-        by_id: what the user did with items that the vocabulary lacks: id -> number of events.
         timeline: what it goes on from as events come.
     """
 
@@ -40,7 +39,6 @@ class Situation:
     closed: Kept
     live: Events
     memory: ItemMemory
-    by_id: dict[ItemId, int]
     timeline: Timeline
 
     def state_inputs(self, graph: Graph, now_us: int) -> Arrays:
@@ -117,4 +115,4 @@ def situate(
         timeline = Timeline(bundle, pack)
     timeline.take(observed)
     live = timeline.close(encoder, now_us)
-    return Situation(bundle, timeline.kept, live, timeline.memory, timeline.by_id, timeline)
+    return Situation(bundle, timeline.kept, live, timeline.memory, timeline)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pocketrank.bundle import Bundle, Int64Array, ItemId
+from pocketrank.bundle import Bundle, Int64Array
 from pocketrank.cache import Observed
 from pocketrank.compaction import Kept
 from pocketrank.encoding import EVENT_COLUMNS, Encoder, Events, closed_segments
@@ -25,7 +25,6 @@ class Timeline:
 
     Attributes:
         memory: what the user did with single items, by the pack and these events together.
-        by_id: what the user did with items that the vocabulary lacks: id -> number of events.
         kept: segments of the pack and the first `count` of those that closed here, oldest first; at most S.
         count: of the segments that closed here, how many are in `kept`.
     """
@@ -41,7 +40,6 @@ class Timeline:
         self._taken = 0  # of the events that the phone has, covered by the pack or not
         self._newest: Observed | None = None
         self.memory = _memory(pack)
-        self.by_id: dict[ItemId, int] = {}
         self._start_over()
 
     def goes_on(self, bundle: Bundle, pack: Pack | None, observed: Sequence[Observed]) -> bool:
@@ -57,18 +55,14 @@ class Timeline:
         """Take in those of the phone's events, by (time, arrival), that came since the last time."""
         first = self._taken or _covered(observed, self._pack)
         events = observed[first:]
-        self._taken, self._newest = len(observed), observed[-1] if observed else None
-        if not events:
-            return
-        new, half_life_s = columns(self._bundle, events), self._bundle.manifest.memory_half_life_s
-        self._append(new)
-        known = new.rows >= 0
-        self.memory = remembered(new.rows[known], new.time_us[known] // MICROSECONDS, half_life_s, self.memory)
-        if not known.all():
-            self.by_id = dict(self.by_id)  # the one before may still be looked at
-            for event, is_known in zip(events, known, strict=True):
-                if not is_known:
-                    self.by_id[event.item] = self.by_id.get(event.item, 0) + 1
+        self._taken = 0  # until it is done: stopped half-way, it is not gone on with
+        if events:
+            new, half_life_s = columns(self._bundle, events), self._bundle.manifest.memory_half_life_s
+            self._append(new)
+            known = new.rows >= 0
+            self.memory = remembered(new.rows[known], new.time_us[known] // MICROSECONDS, half_life_s, self.memory)
+        self._newest = observed[-1] if observed else None
+        self._taken = len(observed)
 
     def close(self, encoder: Encoder, now_us: int) -> Events:
         """Encode the segments that are closed by now and compact them into `kept`; the events of the one still open."""
@@ -81,10 +75,10 @@ class Timeline:
         cut = self._cut(tail)
         done = int(cut.closed_by(now_us).sum())
         if done:
-            self.kept = _compacted(encoder, self.kept, tail, cut, done)
-            self.count += done
-            self._begin += int(cut.end[done - 1])
-            self._until_us = None if cut.closed[done - 1] else int(cut.closed_at_us[done - 1])
+            kept = _compacted(encoder, self.kept, tail, cut, done)
+            until_us = None if cut.closed[done - 1] else int(cut.closed_at_us[done - 1])
+            begin = self._begin + int(cut.end[done - 1])
+            self.kept, self.count, self._begin, self._until_us = kept, self.count + done, begin, until_us
         return self._tail()
 
     def _start_over(self) -> None:

@@ -89,6 +89,8 @@ def _rank_arguments(parser: argparse.ArgumentParser) -> None:
 def _rank(arguments: argparse.Namespace) -> Report:
     from pocketrank.words import basis  # noqa: PLC0415
 
+    if arguments.repeat < 0:
+        raise UsageError(f"rank: --repeat {arguments.repeat}: wanted 0, for none, or more")
     with _open(arguments) as ranker:
         ids = ranker.bundle.items.row
         candidates = None
@@ -113,12 +115,15 @@ def _rank(arguments: argparse.Namespace) -> Report:
             facts["cut"] = asdict(ranking.cut)
         if arguments.repeat:
             facts["rank_ms"], facts["cold_ms"] = _timed(ranker, options, arguments.now, arguments.repeat)
-        if ranker.refused:
-            facts["pack_refused"] = ranker.refused
-        if said := ranker.stats(arguments.now)["cache_damaged"]:
-            facts["cache_damaged"] = said
+        facts |= _refused(ranker, arguments.now)
     shown = {"hits": "", "basis": basis(ranking.basis), "cut": str(ranking.cut)}
     return Report(facts, shown, "\n".join(map(_line, hits)))
+
+
+def _refused(ranker: Any, now: Any) -> dict[str, str]:
+    """What is not ranked by, and why."""
+    stats = ranker.stats(now)
+    return {name: stats[name] for name in ("pack_refused", "cache_damaged") if stats[name]}
 
 
 def _where(pairs: list[str]) -> dict[str, list[str]]:
@@ -189,8 +194,7 @@ def _explain(arguments: argparse.Namespace) -> Report:
             ],
         }
         shown = dict.fromkeys(facts, "")
-        if ranker.refused:
-            facts["pack_refused"] = ranker.refused
+        facts |= _refused(ranker, arguments.now)
     return Report(facts, shown, str(found))
 
 

@@ -96,7 +96,7 @@ def _cache(path: Path, key: str | None) -> Report:
 
     cache = Cache(path, key)
     try:
-        events, content = cache.events(), cache.pack
+        events, content, damaged = cache.events(), cache.pack, cache.set_aside
     finally:
         cache.close()
     facts: dict[str, Any] = {"live_events": len(events)}
@@ -109,6 +109,8 @@ def _cache(path: Path, key: str | None) -> Report:
         except BadPack as error:
             facts["pack_refused"] = str(error)
     facts["bytes"] = path.stat().st_size
+    if damaged:
+        facts["cache_damaged"] = damaged
     return Report(facts, {"pack": _table({"": facts["pack"]}) if "pack" in facts else ""})
 
 

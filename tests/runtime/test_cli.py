@@ -226,7 +226,7 @@ def test_inspect_tells_a_bundle_a_pack_and_a_cache_apart(facts: Any, slow: Slow,
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("rank -k 0", 1, "BadInput: rank: k is 0, wanted at least 1"),
+        ("rank -k 0", 1, "BadInput: rank: k is 0, wanted a whole number of at least 1"),
         (
             "rank --candidates p-1 p-99",
             1,

@@ -349,7 +349,7 @@ def test_a_request_that_cannot_be_meant_is_refused(bundle_dir: Path, options: di
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_no_hits_wanted_is_refused(bundle_dir: Path, k: int) -> None:
-    with Ranker.open(bundle_dir) as ranker, pytest.raises(BadInput, match=rf"^rank: k is {k}, wanted at least 1$"):
+    with Ranker.open(bundle_dir) as ranker, pytest.raises(BadInput, match=rf"^rank: k is {k}, wanted a whole number of at least 1$"):
         ranker.rank(k)
 
 
