@@ -23,6 +23,7 @@ from pocketrank.situation import Situation
 
 MARGIN = 0.05  # of the time, for what is not measured
 STAGES = 31  # of late
+BLOCK = 1 << 16  # candidates that are looked through at once for such as are wanted
 LEAST = 256  # candidates at least, beside those that the history names
 
 
@@ -233,16 +234,20 @@ class Deadline:
         waiting = first[~done[first]]
         done[first] = True
         rows, scores = [waiting[:0]], [np.zeros(0, np.float32)]
-        least, begin = scorer.at_least(LEAST), 0
-        while begin < len(order):
-            choosing_s = partial(self._choosing_s, wanted, begin)
-            size = self._most("score part", len(order) - begin, least, choosing_s)
-            if begin and not size:
+        ready, begin, least = waiting[:0], 0, scorer.at_least(LEAST)
+        while begin < len(order) or len(ready):
+            left = len(ready) + len(order) - begin
+            size = self._most("score part", left, least, partial(self._choosing_s, wanted, sum(map(len, rows))))
+            if len(rows) > 1 and not size:
                 break
-            part = order[begin : begin + max(size, least)]
-            begin += len(part)
-            rows.append(np.concatenate([waiting, part[~done[part]]]))
+            while len(ready) < max(size, least) and begin < len(order) and (len(rows) == 1 or self.left_s > 0):
+                block = order[begin : begin + BLOCK]
+                ready, begin = np.concatenate([ready, block[~done[block]]]), begin + len(block)
+            part, ready = np.split(ready, [max(size, least)])
+            if not len(waiting) and not len(part):
+                break
+            rows.append(np.concatenate([waiting, part]))
             with self.pace.measured("score part", len(rows[-1])):
                 scores.append(scorer.scores(Candidates.of_rows(scorer.bundle, rows[-1]), *known))
             waiting = waiting[:0]
-        return np.concatenate(rows), np.concatenate(scores), begin >= len(order)
+        return np.concatenate(rows), np.concatenate(scores), begin >= len(order) and not len(ready)

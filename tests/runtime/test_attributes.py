@@ -61,6 +61,9 @@ def test_a_request_may_ask_for_items_that_have_a_value(folder: Path, where: Any,
             "name it in [items] attributes and export again",
         ),
         ({"category": [3]}, "rank: where wants category to be [3], wanted text or a list of it"),
+        ({"category": 3}, "rank: where wants category to be 3, wanted text or a list of it"),
+        ({"category": None}, "rank: where wants category to be None, wanted text or a list of it"),
+        ("category", "rank: where is 'category', wanted values by attribute, such as {'aisle': 'dairy'}"),
     ],
 )
 def test_what_a_bundle_does_not_say_cannot_be_asked_for(folder: Path, where: Any, message: str) -> None:

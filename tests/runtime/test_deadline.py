@@ -140,6 +140,18 @@ def test_items_that_are_not_wanted_take_no_time_and_the_candidates_alone_are_loo
     assert items <= set(asked) - set(gone) - {event.item for event in LOG}
 
 
+def test_requests_for_few_items_teach_no_pace_that_others_cannot_keep(phone: Phone) -> None:
+    phone.item_ms = 0.01
+    most = phone.ranker.prepare([f"p-{n:04}" for n in range(ITEMS) if n % 50])
+    for _ in range(30):
+        few = phone.ranker.rank(ITEMS, exclude=most, now=NOW_S, deadline_ms=10)
+    assert few.cut is None
+    assert len(few) == ITEMS // 50
+    begin = phone.clock.wall_s
+    assert phone.ranker.rank(ITEMS, now=NOW_S, deadline_ms=10).cut is not None
+    assert phone.clock.wall_s - begin <= 0.010
+
+
 def test_the_oldest_segments_are_left_out_where_the_state_does_not_fit(phone: Phone) -> None:
     phone.slot_ms = 1.0
     for number in range(3):

@@ -1,5 +1,6 @@
 """What a phone's disk and other processes do to a ranker: ranking goes on, and nothing is lost in silence."""
 
+import gc
 import os
 import resource
 import shutil
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pocketrank import Bundle, Ranker, cache_file
@@ -67,9 +70,15 @@ def test_commands_say_that_a_cache_was_damaged(
     bundle_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for words in (["observe", "p-1"], ["rank", "-k", "1"]):
+    device = ["--bundle", str(bundle_dir), "--cache", "c"]
+    for words in (
+        ["observe", *device, "p-1"],
+        ["rank", *device, "-k", "1"],
+        ["explain", *device, "p-1"],
+        ["inspect", "c"],
+    ):
         spoil(filled(Path("c")))
-        assert main([words[0], "--bundle", str(bundle_dir), "--cache", "c", *words[1:]]) == 0
+        assert main(words) == 0
         assert "cache damaged" in (out := capsys.readouterr().out)
         assert "c: damaged (database disk image is malformed); moved to c.corrupt, and begun anew" in out
         Path("c").unlink()
@@ -87,7 +96,7 @@ def test_damage_while_it_is_in_use_is_moved_aside_as_well(bundle_dir: Path, tmp_
 
 
 def test_a_row_that_is_none_is_damage(tmp_path: Path) -> None:
-    for content in (b"[1, 2]", b"{", b'["1", "p", "view", 1.0]', b"[1, {}, 3, 1.0]", "text", 7):
+    for content in (b"[1, 2]", b"{", b'["1", "p", "view", 1.0]', b"[1, {}, 3, 1.0]", *SCORES, "text", 7):
         path = filled(tmp_path / "c", 3)
         with closing(sqlite3.connect(path)) as db:
             db.execute("UPDATE events SET content = ? WHERE arrival = 2", (content,))
@@ -97,6 +106,8 @@ def test_a_row_that_is_none_is_damage(tmp_path: Path) -> None:
             assert cache.set_aside == f"{path}: damaged ({WHY.get(content, 'event 2 is not one')}); {MOVED}"
 
 
+SCORES = (b'[1, "p", "view", null]', b'[1, "p", "view", "1"]', b'[1, "p", "view", -1]', b'[1, "p", "view", NaN]')
+SCORES = (*SCORES, b'[1%s, "p", "view", 1]' % (b"0" * 30))
 WHY, MOVED = dict.fromkeys(["text", 7], "what is at events/2 is no bytes"), "moved to c.corrupt, and begun anew"
 
 
@@ -365,6 +376,28 @@ print(sum(event.item == "child" for event in cache.events()))
     assert typed(script, tmp_path / "c", bundle_dir).split() == ["20"]
 
 
+def test_threads_that_fork_at_once_leave_no_lock_held(tmp_path: Path) -> None:
+    with closing(Cache(tmp_path / "c")) as cache:
+        forked = threading.Event()
+
+        def fork() -> None:
+            cache_file._before_fork()
+            cache_file._after_fork()
+            forked.set()
+
+        cache_file._before_fork()
+        other = threading.Thread(target=fork)
+        other.start()
+        assert not forked.wait(0.1)
+        cache_file._after_fork()
+        other.join(10)
+        assert forked.is_set()
+        added = threading.Thread(target=cache.add, args=(Observed(1, "p-1", "view", 1.0),), daemon=True)
+        added.start()
+        added.join(10)
+        assert not added.is_alive()
+
+
 def test_a_child_that_outlives_its_parent_keeps_what_it_observes(tmp_path: Path, bundle_dir: Path) -> None:
     script = """
 cache, parent = Cache(path), os.getpid()
@@ -418,11 +451,22 @@ def test_a_bundle_that_is_swapped_while_threads_rank_is_ranked_by_whole(
     assert all(one in wanted for one in found)
 
 
+def test_a_bundle_that_was_left_stays_for_a_ranking_by_it_and_no_longer(bundle_dir: Path, own_bundle: Path) -> None:
+    with Ranker.open(bundle_dir) as ranker:
+        ranker.observe("p-3", at=NOW_S - 60)
+        ranking, left = ranker.rank(2, now=NOW_S), weakref.ref(ranker.bundle)
+        ranker._take({}, Bundle.open(own_bundle))
+        assert sum(reason.added for reason in ranking[0].reasons) == pytest.approx(ranking[0].score, abs=1e-5)
+        del ranking
+        gc.collect()
+        assert left() is None
+
+
 def test_a_cache_of_one_user_is_refused_to_another_until_it_is_forgotten(bundle_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "c"
     with Ranker.open(bundle_dir, path, user=700_001) as ranker:
         ranker.observe("p-1", at=NOW_S)
-    with Ranker.open(bundle_dir, path, user=700_001) as ranker:
+    with Ranker.open(bundle_dir, path, user=np.int64(700_001)) as ranker:
         assert ranker.stats(NOW_S)["live_events"] == 1
     for user in (700_002, "700001"):
         with pytest.raises(

@@ -349,7 +349,10 @@ def test_a_request_that_cannot_be_meant_is_refused(bundle_dir: Path, options: di
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_no_hits_wanted_is_refused(bundle_dir: Path, k: int) -> None:
-    with Ranker.open(bundle_dir) as ranker, pytest.raises(BadInput, match=rf"^rank: k is {k}, wanted a whole number of at least 1$"):
+    with (
+        Ranker.open(bundle_dir) as ranker,
+        pytest.raises(BadInput, match=rf"^rank: k is {k}, wanted a whole number of at least 1$"),
+    ):
         ranker.rank(k)
 
 
@@ -403,6 +406,24 @@ def test_an_item_that_is_neither_string_nor_integer_is_refused(bundle_dir: Path,
     with Ranker.open(bundle_dir) as ranker, pytest.raises(BadInput) as caught:
         ranker.observe(item)
     assert str(caught.value) == f"observe: item is {item!r}, wanted a string or an integer"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda ranker: ranker.observe("p-1", score="1"),
+            "observe: score is '1', wanted a finite number of at least 0",
+        ),
+        (lambda ranker: ranker.observe("p-1", None), "observe: behavior is None, wanted text"),
+        (lambda ranker: ranker.rank("5"), "rank: k is '5', wanted a whole number of at least 1"),
+        (lambda ranker: ranker.explain(True), "explain: item is True, wanted a string or an integer"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(bundle_dir: Path, call: Any, message: str) -> None:
+    with Ranker.open(bundle_dir) as ranker, pytest.raises(BadInput) as caught:
+        call(ranker)
+    assert str(caught.value) == message
 
 
 def test_integer_ids_stay_integers(tmp_path: Path) -> None:

@@ -72,6 +72,21 @@ def test_what_was_known_before_changes_nothing(
                 np.testing.assert_array_equal(found, wanted, err_msg=f"{name}.{field.name}")
 
 
+def test_events_that_were_not_taken_in_to_the_end_are_taken_in_the_next_time(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder(bundle, engines.load(bundle.folder, "encoder", "onnx"), batch=1)
+    observed = [Observed((1_700_000_000 + hour) * US, "a", "buy", 1.0) for hour in range(3)]
+    before = situate(bundle, encoder, None, observed[:1], observed[0].time_us)
+    for place in ("columns", "remembered"):
+        with monkeypatch.context() as patch:
+            patch.setattr(timeline, place, lambda *_: exec("raise KeyboardInterrupt"))
+            with pytest.raises(KeyboardInterrupt):
+                situate(bundle, encoder, None, observed[:2], observed[1].time_us, before)
+    found = situate(bundle, encoder, None, observed, observed[2].time_us, before)
+    assert found.memory.counts.tolist() == [3.0]
+
+
 def test_a_segment_that_closed_here_is_encoded_once_and_an_event_taken_in_once(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
