@@ -4,7 +4,6 @@ Everything is written beside its target and renamed over it, so a reader or a cr
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,13 @@ def file_beside(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    import shutil  # noqa: PLC0415  with two compressions: half a MB that a phone which only ranks goes without
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
     """Give a folder to fill; it takes the place of `path` when the block ends well, and is removed when it does not."""
@@ -47,19 +53,19 @@ def folders_beside(paths: Sequence[Path]) -> Iterator[list[Path]]:
     try:
         for path, draft in zip(paths, drafts, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(draft, ignore_errors=True)
+            remove(draft)
             draft.mkdir()
         yield drafts
         _take_places(paths, drafts)
     finally:
         for draft in drafts:
-            shutil.rmtree(draft, ignore_errors=True)
+            remove(draft)
 
 
 def _take_places(paths: Sequence[Path], drafts: Sequence[Path]) -> None:
     olds = [path.with_name(f".{path.name}.old") for path in paths]
     for old in olds:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     existed = [path.exists() for path in paths]
     try:
         for path, draft, old, exists in zip(paths, drafts, olds, existed, strict=True):
@@ -69,12 +75,12 @@ def _take_places(paths: Sequence[Path], drafts: Sequence[Path]) -> None:
     except BaseException:
         for path, old, exists in zip(paths, olds, existed, strict=True):
             if old.exists() or not exists:
-                shutil.rmtree(path, ignore_errors=True)
+                remove(path)
             if old.exists():
                 old.rename(path)
         raise
     for old in olds:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
 
 
 def _draft(path: Path) -> Path:

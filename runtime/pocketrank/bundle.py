@@ -340,12 +340,22 @@ def _items(folder: Path, content: Mapping[str, bytes]) -> Items:
                 f"{where}: {name} has a value that is not finite or not from {least:.0e} to {MOST:.0e}; "
                 "export the bundle again"
             )
-    try:
-        ids = strict_json.loads(content["item_ids.json"], len(content["item_ids.json"]), deepest=1)
-    except ValueError as error:
-        ids = error
-    if not isinstance(ids, list) or not all(type(item) in (str, int) for item in ids) or len(set(ids)) != len(ids):
-        why = f" ({one_line(ids)})" if isinstance(ids, ValueError) else ""
-        raise BadBundle(f"{folder}: item_ids.json is not a list of different strings or integers{why}; export it again")
+    ids = _item_ids(folder, content["item_ids.json"])
     unknown = dequantise(table["unknown_vector"], table["unknown_scale"][0])
-    return Items(ids, table["vectors"], table["scales"], table["bias"], table["popularity"], unknown)
+    items = Items(ids, table["vectors"], table["scales"], table["bias"], table["popularity"], unknown)
+    if len(items.row) != len(ids):  # it is needed at any rate, and a set would be as large
+        raise BadBundle(f"{folder}: {_DIFFERENT}; export it again")
+    return items
+
+
+_DIFFERENT = "item_ids.json is not a list of different strings or integers"
+
+
+def _item_ids(folder: Path, content: bytes) -> list[ItemId]:
+    try:
+        ids = strict_json.loads(content, len(content), deepest=1)
+    except ValueError as error:
+        raise BadBundle(f"{folder}: {_DIFFERENT} ({one_line(error)}); export it again") from None
+    if not isinstance(ids, list) or not all(type(item) in (str, int) for item in ids):
+        raise BadBundle(f"{folder}: {_DIFFERENT}; export it again")
+    return ids

@@ -6,11 +6,11 @@ change in one step. An update of the app that brings another bundle takes the pl
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pocketrank.atomic import remove
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Cache
 from pocketrank.errors import BadBundle
@@ -64,13 +64,15 @@ def assembled(release: Release, home: Path, near: list[Path], fetch: Fetch, open
     Raises:
         BadBundle: files are as the release says, and yet no bundle, or not this one.
     """
+    from shutil import copyfile  # noqa: PLC0415  see `atomic.remove`
+
     target = home / str(release.files[MANIFEST]["sha256"])[:32]
     if target.is_dir():  # left there by a sync that was stopped before it counted
         with suppress(BadBundle):
             return _opened(target, release, opener)
-        shutil.rmtree(target)
+        remove(target)
     draft, parts, there = target.with_suffix(".draft"), home / "parts", _by_hash(near)
-    shutil.rmtree(draft, ignore_errors=True)
+    remove(draft)
     parts.mkdir(parents=True, exist_ok=True)
     for facts in release.files.values():
         if facts["sha256"] not in there:
@@ -78,12 +80,12 @@ def assembled(release: Release, home: Path, near: list[Path], fetch: Fetch, open
             fetch(facts["sha256"], facts["size"], part)
     draft.mkdir()
     for name, facts in release.files.items():
-        shutil.copyfile(there[facts["sha256"]], draft / name)
+        copyfile(there[facts["sha256"]], draft / name)
     draft.rename(target)
     try:
         return _opened(target, release, opener)
     except BadBundle:
-        shutil.rmtree(target, ignore_errors=True)
+        remove(target)
         raise
 
 
@@ -100,7 +102,7 @@ def tidied(cache: Cache) -> None:
     kept = {known["folder"] for name in (NOW, BEFORE) if (known := _known(cache, name))}
     for folder in home.iterdir():
         if folder.is_dir() and folder.name not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 def seal_of(shipped: Path) -> str:
