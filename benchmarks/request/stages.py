@@ -96,7 +96,7 @@ class _Graphs:
         )
         items = situation.memory.items
         half_life_s = bundle.manifest.memory_half_life_s
-        features = situation.memory.features(items, NOW_S, half_life_s)
+        features = situation.memory.table(NOW_S, half_life_s)
         self.remembered = {"memory": features, "bias": bundle.items.bias[items]}
         self.inputs = situation.state_inputs(self.state, NOW_S * MICROSECONDS)
         table = bundle.items

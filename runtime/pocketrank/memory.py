@@ -59,18 +59,22 @@ class ItemMemory:
             (I, 4) float32: count, decayed count, seconds since the last event (>= 0), mean seconds between events;
             all zero for an item never touched.
         """
-        table = np.zeros((len(rows), 4), np.float32)
-        if not len(self.items):
-            return table
-        place = np.searchsorted(self.items, rows).clip(max=len(self.items) - 1)
-        hit = self.items[place] == rows
-        at = place[hit]
-        since = np.maximum(now_s - self.last_s[at], 0)
-        table[hit, 0] = self.counts[at]
-        table[hit, 1] = self.decayed[at] * np.exp2(-since / half_life_s)
-        table[hit, 2] = since
-        table[hit, 3] = (self.last_s[at] - self.first_s[at]) / np.maximum(self.counts[at] - 1, 1)
-        return table
+        found = np.zeros((len(rows), 4), np.float32)
+        if len(self.items):
+            place = np.searchsorted(self.items, rows).clip(max=len(self.items) - 1)
+            hit = self.items[place] == rows
+            found[hit] = self.part(place[hit]).table(now_s, half_life_s)
+        return found
+
+    def table(self, now_s: int, half_life_s: float) -> FloatArray:
+        """(F, 4) float32: `features` of the items themselves."""
+        since = np.maximum(now_s - self.last_s, 0)
+        found = np.empty((len(self.items), 4), np.float32)
+        found[:, 0] = self.counts
+        found[:, 1] = self.decayed * np.exp2(-since / half_life_s)
+        found[:, 2] = since
+        found[:, 3] = (self.last_s - self.first_s) / np.maximum(self.counts - 1, 1)
+        return found
 
     def part(self, index: Int64Array | slice) -> "ItemMemory":
         """Some of the items."""

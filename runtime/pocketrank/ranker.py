@@ -6,7 +6,7 @@ score graph alone.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -404,7 +404,7 @@ class Ranker:
             self._before, segments = situation, len(situation.closed)
             situation = situation.newest(self._usable(segments, deadline))
             inputs = situation.state_inputs(self._state, now_us)
-            with self._pace.measured("state", inputs["mask"].shape[1]):
+            with nullcontext() if deadline is None else self._pace.measured("state", inputs["mask"].shape[1]):
                 run = self._state.run(inputs)
             added = self._scorer.remembered(situation.memory, now_us // MICROSECONDS)
             known = State(step, now_us, situation, segments, (run["state"][0], run["state_bias"][0], added))

@@ -119,7 +119,7 @@ class Scorer:
         table = np.zeros(self.bundle.sizes.I, np.float32)
         if len(memory.items):
             half_life_s = self.bundle.manifest.memory_half_life_s
-            table[memory.items] = self.added(memory.items, memory.features(memory.items, now_s, half_life_s))
+            table[memory.items] = self.added(memory.items, memory.table(now_s, half_life_s))
         return table
 
     def scores(

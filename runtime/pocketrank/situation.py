@@ -6,6 +6,7 @@ segment. `timeline` keeps what was worked out of earlier events; `ranker` decide
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,29 +50,19 @@ class Situation:
         sizes, now_s = self.bundle.sizes, now_us // MICROSECONDS
         n, m = len(self.closed), len(self.live)
         S, L = (most if graph.batch else fill(count, most) for count, most in ((n, sizes.S), (m, sizes.L)))
-        vectors = np.zeros((1, S, sizes.K, sizes.D), np.int8)
-        scales = np.ones((1, S, sizes.K), np.float32)
-        age, weight, mask = np.zeros((3, 1, S), np.float32)
-        vectors[0, :n], scales[0, :n] = self.closed.vectors, self.closed.scales
-        age[0, :n] = np.maximum(now_s - self.closed.end_us // MICROSECONDS, 0)
-        weight[0, :n], mask[0, :n] = self.closed.weight, 1
-        items = np.zeros((1, L, sizes.D), np.float32)
-        behavior = np.zeros((1, L), np.int32)
-        live_age, score, live_mask = np.zeros((3, 1, L), np.float32)
-        items[0, :m], behavior[0, :m] = self.bundle.items.embed(self.live.rows), self.live.behavior
-        live_age[0, :m] = np.maximum(now_us - self.live.time_us, 0) / MICROSECONDS
-        score[0, :m], live_mask[0, :m] = self.live.score, 1
+        age_s = np.maximum(now_s - self.closed.end_us // MICROSECONDS, 0)
+        live_age_s = np.maximum(now_us - self.live.time_us, 0) / MICROSECONDS
         return {
-            "vectors": vectors,
-            "scales": scales,
-            "age_s": age,
-            "weight": weight,
-            "mask": mask,
-            "live_items": items,
-            "live_behavior": behavior,
-            "live_age_s": live_age,
-            "live_score": score,
-            "live_mask": live_mask,
+            "vectors": _filled(self.closed.vectors, S),
+            "scales": _filled(self.closed.scales, S, 1),
+            "age_s": _filled(age_s.astype(np.float32), S),
+            "weight": _filled(self.closed.weight, S),
+            "mask": _filled(np.ones(n, np.float32), S),
+            "live_items": _filled(self.bundle.items.embed(self.live.rows), L),
+            "live_behavior": _filled(self.live.behavior, L),
+            "live_age_s": _filled(live_age_s.astype(np.float32), L),
+            "live_score": _filled(self.live.score, L),
+            "live_mask": _filled(np.ones(m, np.float32), L),
         }
 
     def newest(self, count: int) -> "Situation":
@@ -90,6 +81,15 @@ class Situation:
     def seen(self) -> npt.NDArray[np.int64]:
         """Vocabulary rows of items the user has touched."""
         return self.memory.items
+
+
+def _filled(column: npt.NDArray[Any], size: int, rest: int = 0) -> npt.NDArray[Any]:
+    """(1, size, ...) a column, filled up behind."""
+    if len(column) == size:
+        return column[None]
+    found = np.full((1, size, *column.shape[1:]), rest, column.dtype)
+    found[0, : len(column)] = column
+    return found
 
 
 def situate(
