@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pocketrank import engines
 from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.engines import Arrays, Graph
+from pocketrank.groups import begins
 from pocketrank.memory import ItemMemory
 from pocketrank.quantise import FloatArray, Int8Array
 
@@ -43,7 +44,7 @@ class Candidates:
         row_of: Callable[[ItemId, int], int] = bundle.items.row.get
         rows = np.fromiter(map(row_of, ids, repeat(-1)), np.int64, len(ids))
         rows.sort()
-        return cls.of_rows(bundle, rows[np.diff(rows, prepend=-1) > 0])
+        return cls.of_rows(bundle, rows[begins(rows) & (rows >= 0)])
 
     def __len__(self) -> int:
         return len(self.rows)

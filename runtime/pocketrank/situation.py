@@ -16,6 +16,7 @@ from pocketrank.cache import Observed
 from pocketrank.compaction import Kept
 from pocketrank.encoding import Encoder, Events, fill
 from pocketrank.engines import Graph
+from pocketrank.groups import begins
 from pocketrank.memory import ItemMemory
 from pocketrank.pack import Pack
 from pocketrank.segments import MICROSECONDS
@@ -74,7 +75,7 @@ class Situation:
         """Vocabulary rows that this history speaks of: items touched, and foremost ones of segments; ascending."""
         rows = np.concatenate([self.memory.items, self.closed.top_items.ravel(), self.live.rows])
         rows.sort()
-        found: npt.NDArray[np.int64] = rows[np.diff(rows, prepend=-1) > 0]  # np.unique imports all of numpy.ma
+        found: npt.NDArray[np.int64] = rows[begins(rows) & (rows >= 0)]  # np.unique imports all of numpy.ma
         return found
 
     @cached_property
