@@ -109,6 +109,12 @@ class FileStorageTest {
                 storage.add(events[2])
             }
             opened { storage -> assertEquals(List(3) { 5L }, storage.events.map { it.timeUs }, "$cuts") }
+            val log = File(home, "user/events.log").readBytes()
+            opened { storage ->
+                storage.clear()
+                for (event in listOf(events[0], events[2], events[2])) storage.add(event)
+            }
+            assertEquals(File(home, "user/events.log").length(), log.size.toLong(), "half of it is still there")
         }
     }
 
