@@ -105,7 +105,7 @@ def test_who_waits_too_long_for_a_store_is_told_so_whatever_store_it_is(monkeypa
     answers = threading.Event()
 
     async def ask() -> None:
-        with pytest.raises(StoreFailed, match="no answer within 0.05 s"):
+        with pytest.raises(StoreFailed, match=r"no answer within 0\.05 s"):
             await offer._in_time(answers.wait, 20)
         answers.set()
 
