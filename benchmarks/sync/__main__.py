@@ -102,7 +102,7 @@ def measured(work: Path, users: int, requests: int, connections: int, workers: i
             _say(f"half of {WANTED:,}/s")
             wanted = load(address, asked, left - left // 2, connections, WANTED / 2)
             after = _memory(process.pid)
-            small, whole = _bytes(url, tokens[0])
+            small, whole, pack = _bytes(url, tokens[0])
         finally:
             process.terminate()
     cpu_us = {
@@ -110,11 +110,11 @@ def measured(work: Path, users: int, requests: int, connections: int, workers: i
         "server_new_cpu_us": round(new_us),
         "load_cpu_us": round(own / (requests // 2) * 1e6),
     }
-    return {**_facts(first, full, half, wanted, before, after, small, whole), **cpu_us}
+    return {**_facts(first, full, half, wanted, before, after, small, whole, pack), **cpu_us}
 
 
 def _facts(
-    first: Found, full: Found, half: Found, wanted: Found, before: int, after: int, small: int, whole: int
+    first: Found, full: Found, half: Found, wanted: Found, before: int, after: int, small: int, whole: int, pack: int
 ) -> Facts:
     statuses: Counter[int] = sum((Counter(found.statuses) for found in (first, full, half, wanted)), Counter())
     rate, new_rate = (found.statuses.get(200, 0) / found.seconds for found in (full, first))
@@ -128,13 +128,14 @@ def _facts(
         "rss_growth_mb": round((after - before) / 1e6, 1),
         "bytes_304": small,
         "bytes_full": whole,
+        "bytes_pack": pack,
         "rss_mb": round(after / 1e6),
         "answers": sum(statuses.values()),
         "full_p50_ms": full.quantile_ms(0.5),
         "full_p99_ms": full.quantile_ms(0.99),
         "paper_machines": round(PHONES / DAY_S * 4 / new_rate, 1),
         "paper_egress_tb_month": round(PHONES * 30 * whole / 1e12, 1),
-        "paper_packs_tb": round(PHONES * 6_712 / 1e12, 2),
+        "paper_packs_tb": round(PHONES * pack / 1e12, 2),
     }
 
 
@@ -165,8 +166,8 @@ def _project(work: Path, users: int, tokens: int) -> tuple[Path, list[str]]:
     return root, [jwt.encode(one, key, "ES256", headers={"kid": "k"}) for one in claims]
 
 
-def _bytes(url: str, token: str) -> tuple[int, int]:
-    """Bytes of answers, heads and bodies, to a sync with nothing new and to one of a whole pack."""
+def _bytes(url: str, token: str) -> tuple[int, int, int]:
+    """Bytes of answers, heads and bodies, to a sync with nothing new and to one of a whole pack; and of that pack."""
     pack = f"/v1/pack?encoder_id={data.ENCODER}"
     server = Server(url, token, attempts=1)
     first, manifest = server.get(pack, 1 << 20), server.get("/v1/bundle/manifest", 1 << 20)
@@ -177,7 +178,7 @@ def _bytes(url: str, token: str) -> tuple[int, int]:
     server.get(pack, 1 << 20)
     whole = server.received - begin
     server.close()
-    return small, whole
+    return small, whole, len(first.body)
 
 
 def _cpu_s(pid: int) -> float:

@@ -66,11 +66,11 @@ class Forgotten:
 
     def of_user(self, user: int | str) -> int | None:
         """Up to when a user's events are refused; None for one who was not forgotten."""
-        return self.until_us.get(self._hashed(user))
+        return self.until_us.get(self.key_of(user))
 
     def adding(self, users: Iterable[int | str], until_us: int) -> "Forgotten":
         """The ledger with more users; the later time counts of one who is in it."""
-        more = {key: max(until_us, self.until_us.get(key, until_us)) for key in map(self._hashed, users)}
+        more = {key: max(until_us, self.until_us.get(key, until_us)) for key in map(self.key_of, users)}
         return replace(self, until_us={**self.until_us, **more})
 
     def mark(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -91,5 +91,22 @@ class Forgotten:
         )
         connection.unregister("ledger")
 
-    def _hashed(self, user: int | str) -> str:
+    def key_of(self, user: int | str) -> str:
+        """What the ledger knows a user by."""
         return hashlib.sha256(f"{self.salt}{user}".encode()).hexdigest()
+
+
+class Ledger:
+    """A project's ledger for as long as a process lives, read again when it was changed."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._read: tuple[int, Forgotten] = (-1, Forgotten())
+
+    def now(self) -> Forgotten:
+        """The ledger as it is; raises as `Forgotten.of`."""
+        path = ledger_path(self._project)
+        stamp = path.stat().st_mtime_ns if path.is_file() else 0
+        if stamp != self._read[0]:
+            self._read = stamp, Forgotten.of(self._project)
+        return self._read[1]

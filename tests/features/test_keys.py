@@ -2,25 +2,22 @@
 
 import asyncio
 import http.server
-import ipaddress
 import json
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jwt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from pocketrank.config import SyncConfig
 from pocketrank.errors import BadConfig
 from pocketrank_features.serving import tokens
 from pocketrank_features.serving.tokens import KeysAway, Refused, Verifier
+
+from .serving import self_signed
 
 
 class Provider:
@@ -35,7 +32,7 @@ class Provider:
         self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
         self.asked, self.content = 0, b""
         self.certificate = folder / "certificate.pem"
-        private = _self_signed(self.certificate)
+        private = self_signed(self.certificate)
         provider = self
 
         class Keys(http.server.BaseHTTPRequestHandler):
@@ -66,29 +63,6 @@ class Provider:
     def token(self, kid: str) -> str:
         claims = {"sub": "7", "aud": "shop", "exp": 2 * 10**9}
         return "Bearer " + jwt.encode(claims, self.keys[kid], "ES256", headers={"kid": kid})
-
-
-def _self_signed(path: Path) -> Path:
-    """Write a certificate of 127.0.0.1, and its private key, whose path is given back."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "keys")])
-    now, here = datetime.now(UTC), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([here]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    path.write_bytes(made.public_bytes(pem))
-    private = path.with_name("private.pem")
-    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    return private
 
 
 @pytest.fixture

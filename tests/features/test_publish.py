@@ -15,6 +15,7 @@ import pytest
 from pocketrank import Ranker
 from pocketrank.config import Project
 from pocketrank.release import gone_until
+from pocketrank_features.forgotten import Forgotten
 from pocketrank_features.serving.app import make_app
 from pocketrank_features.serving.publishing import name_of
 from pocketrank_features.serving.tokens import Verifier
@@ -83,8 +84,14 @@ def test_phones_sync_from_files_and_a_forgotten_user_is_forgotten_there(
         shop.run("forget", "1")
         after = published(shop, to, capsys)
         assert (after["users"], after["gone"], after["written"]) == (2, 1, 0)
+        forgotten_us = Forgotten.of(project).of_user(1)
+        assert forgotten_us is not None
+        assert gone_until((to / f"v1/packs/e1/{names[1][:2]}/{names[1]}").read_bytes()) == forgotten_us
+        for at_us in (forgotten_us - 10**6, forgotten_us + 10**6):
+            phone.observe("p-1", "view", at=at_us / 10**6)
         assert phone.sync(web, name=names[1], now=True).pack == "gone"
         assert phone.stats()["pack_version"] is None
+        assert [event.time_us for _, event in phone._cache.events_after(0, 9)] == [forgotten_us + 10**6]
         shop.materialise()
         assert published(shop, to, capsys)["written"] == 0
         assert phone.sync(web, name=names[1], now=True).pack == "gone"

@@ -20,7 +20,9 @@ from pocketrank_cli.cli import main
 from pocketrank_features.serving import tokens
 from pocketrank_features.serving.app import make_app
 from pocketrank_features.serving.limits import PerMinute
+from pocketrank_features.serving.offer import offered
 from pocketrank_features.serving.tokens import Refused, Verifier
+from pocketrank_features.serving.uploads import Inbox
 
 from .serving import ISSUER, Issuer, Served, Shop, lines, served
 
@@ -248,8 +250,6 @@ def raw(server: Served, content: bytes, wait_s: float = 15) -> bytes:
         b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
-        b"POST /v1/pack HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nConnection: close\r\n\r\n"
-        + b"a" * 3_000_000,
         b"POST /v1/pack HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /v1/pack HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ],
@@ -434,6 +434,33 @@ def test_events_are_kept_once_by_the_tokens_user_alone_and_taken_in_as_a_log(
         asyncio.run(post(app, {"events": sent}, issuer.token(1)))  # the phone never heard of the acknowledgement
         shop.run("ingest", "--uploads", "--json", code=1)
         assert json.loads(capsys.readouterr().out)["reasons"] == {"repeated event_id": 3}
+    finally:
+        shop.settings()
+
+
+def test_events_of_before_a_user_was_forgotten_are_not_kept_and_later_ones_are(shop: Shop) -> None:
+    inbox, now_us = Inbox(Project.open(shop.root)), time.time_ns() // 1000
+
+    def event(name: str, time_us: int) -> dict[str, Any]:
+        return {"id": name, "item": "p-1", "behavior": "buy", "time_us": time_us}
+
+    assert inbox.add(98, [event("before", now_us)], str) == []
+    shop.run("forget", "98")
+    refused = inbox.add(98, [event("before", now_us), event("after", now_us + 3600 * 10**6)], str)
+    assert refused == ["'before': of before the user was forgotten"]
+    assert inbox.add(97, [event("before", now_us)], str) == []
+    assert inbox.erase([98]) == inbox.erase([97]) == 1
+
+
+def test_a_release_has_the_same_etag_whenever_its_bundle_was_copied_there_and_another_once_it_is_another(
+    shop: Shop,
+) -> None:
+    early, late = (offered(Project.open(shop.root), issued_s) for issued_s in (1, 2))
+    assert early.content != late.content
+    assert early.etag == late.etag
+    shop.settings(withdrawn=["m1"])
+    try:
+        assert offered(Project.open(shop.root), 2).etag != late.etag
     finally:
         shop.settings()
 

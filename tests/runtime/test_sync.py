@@ -495,6 +495,28 @@ def test_an_older_release_is_refused(phone: Ranker, fake: Fake, bundle_dir: Path
     assert phone.stats(NOW_S)["model_id"] == "m3"
 
 
+def test_servers_to_which_the_same_release_was_copied_one_after_the_other_offer_the_same(
+    phone: Ranker, fake: Fake, bundle_dir: Path, tmp_path: Path
+) -> None:
+    folder = newer(bundle_dir, tmp_path / "m2")
+    fake.offer(folder)
+    early = fake.release
+    fake.offer(folder)
+    late = fake.release
+    assert synced(phone, fake).bundle == "new"
+    for release in (early, late, early):
+        fake.release = release
+        found = synced(phone, fake)
+        assert (found.bundle, found.problems) == ("same", ())
+    fake.offer(folder, paused=True)
+    other = fake.release
+    for issued_s, is_taken in ((fake.issued_s - 2, False), (fake.issued_s - 1, True)):  # as the early one, and the late
+        fake.release = other.replace(str(fake.issued_s).encode(), str(issued_s).encode())
+        assert synced(phone, fake).ok == is_taken
+    fake.release = early
+    assert "an older release than was seen before" in synced(phone, fake).problems[0]
+
+
 def test_a_withdrawn_bundle_is_left_for_the_one_before_and_not_taken_again(
     phone: Ranker, fake: Fake, bundle_dir: Path, tmp_path: Path
 ) -> None:

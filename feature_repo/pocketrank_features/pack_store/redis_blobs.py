@@ -15,6 +15,7 @@ from pocketrank_features.pack_store.blobs import Decide
 
 AT_ONCE = 256  # owners a round trip: some megabytes
 WAIT_S = 30.0
+READ_S = 4.0  # for one owner, whom a phone waits for
 VERSION = "#"  # a field that every write counts up
 WRITE = """
 if (redis.call('HGET', KEYS[1], '#') or '') ~= ARGV[1] then return 0 end
@@ -62,6 +63,7 @@ class RedisBlobs:
             parts = urlsplit(url)
             self.where = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
             self._redis: Any = redis.Redis.from_url(url, socket_timeout=WAIT_S, socket_connect_timeout=WAIT_S)
+            self._quick: Any = redis.Redis.from_url(url, socket_timeout=READ_S, socket_connect_timeout=READ_S)
         except ValueError as error:
             raise BadConfig(f"online_store url {self.where}: {error}; write redis://HOST:PORT/DATABASE") from None
         self._failures = redis.RedisError
@@ -72,7 +74,7 @@ class RedisBlobs:
         """See `blobs.Blobs`."""
         with self._failing():
             if len(owners) == 1:
-                return [self._redis.hget(self._prefix + owners[0], name)]
+                return [self._quick.hget(self._prefix + owners[0], name)]
             return [found for some in _parts(owners) for (found,) in self._read([name], some)]
 
     def change(self, names: Sequence[str], owners: Sequence[bytes], decide: Decide) -> None:
@@ -135,6 +137,7 @@ class RedisBlobs:
     def close(self) -> None:
         """Close the connections."""
         self._redis.close()
+        self._quick.close()
 
     def _read(self, names: Sequence[str], owners: Sequence[bytes]) -> list[list[bytes | None]]:
         pipe = self._redis.pipeline(transaction=False)

@@ -150,7 +150,7 @@ def make_app(project: Project, verifier: Verifier) -> "Edge":
     async def file(request: Request, sha256: Sha256) -> Response:
         path = bundle.current().files.get(sha256)
         if path is None or not path.is_file():
-            raise Problem(404, "no such file in the bundle")
+            raise Problem(404, "no such file in the bundle", {"Cache-Control": "no-store"})
         headers = {"ETag": f'"{sha256}"', "Cache-Control": FOR_EVER}
         if _has(request.headers, headers["ETag"]):
             return Response(status_code=304, headers=headers)
@@ -164,7 +164,7 @@ def make_app(project: Project, verifier: Verifier) -> "Edge":
         "/readyz", responses={**_HEALTH, 503: _described("the store does not answer")}, summary="Whether it can serve"
     )
     async def readyz() -> dict[str, str]:
-        packs.check()
+        await packs.check()
         return {"status": "ok"}
 
     @app.get("/metrics", responses=_METRICS, response_class=Response, summary="For Prometheus")

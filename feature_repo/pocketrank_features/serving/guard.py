@@ -11,6 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 REQUEST_S = 10.0
+STALL_S = 30.0  # that an answer may stand still; a phone goes on with a file where it was cut off
 HEAD_BYTES, BODY_BYTES = 16_384, 1 << 20
 
 
@@ -20,6 +21,8 @@ class Together:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._held: list[bytes] = []
+        self._written = 0
+        self._watch: asyncio.TimerHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -35,14 +38,31 @@ class Together:
         self._send()
         self._transport.close()
 
+    def end(self) -> None:
+        """The connection is gone."""
+        if self._watch is not None:
+            self._watch.cancel()
+
     def _send(self) -> None:
         held, self._held = self._held, []
         if held and not self._transport.is_closing():
-            self._transport.write(b"".join(held))
+            content = b"".join(held)
+            self._transport.write(content)
+            self._written += len(content)
+            if self._watch is None:
+                self._look()
+
+    def _look(self, before: int = -1) -> None:
+        """Cut off who has taken nothing since the last look, which keeps the answer and its file open."""
+        left, self._watch = self._transport.get_write_buffer_size(), None
+        if left and self._written - left == before:
+            self._transport.abort()
+        elif left:
+            self._watch = self._loop.call_later(STALL_S, self._look, self._written - left)
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Closes a connection whose request is not there whole after REQUEST_S, or is too large."""
+    """Closes a connection whose request is not there whole after REQUEST_S or is too large, or whose answer stalls."""
 
     _deadline: asyncio.TimerHandle | None = None
     _in_head, _received, _head = True, 0, 0
@@ -55,6 +75,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End it."""
         self._end()
+        self.transport.end()  # type: ignore[attr-defined]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -4,25 +4,29 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from feast.types import Int64
 
 from pocketrank.bundle import Bundle
 from pocketrank.config import FILE_NAME, Project
-from pocketrank.errors import NotReady, PocketRankError, UnknownUser
+from pocketrank.errors import NotReady, PocketRankError, StoreFailed, UnknownUser
 from pocketrank.pack import Pack
 from pocketrank.release import FORMAT, Release
 from pocketrank.segments import LAST_S, MICROSECONDS
-from pocketrank_features.forgotten import Forgotten, ledger_path
+from pocketrank_features.forgotten import Ledger
 from pocketrank_features.online_store import PackOnlineStore
 from pocketrank_features.pack_source import PackSource
 
 LOG = logging.getLogger("pocketrank.serve")
 LOOK_S = 1.0
 REGISTRY_S = 30.0
+STORE_S = 6.0  # that a store has; a phone waits for 10
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Offered:
 
     Attributes:
         content: the document.
-        etag: of it.
+        etag: of what it says, whenever it was issued.
         files: path by sha256.
         release: what it says.
         item_kind: of the bundle's item ids, int or str.
@@ -100,7 +104,8 @@ def offered(project: Project, issued_s: int) -> Offered:
     content = release.to_bytes()
     files = {str(facts["sha256"]): folder / name for name, facts in release.files.items()}
     kind = str if bundle is None or not bundle.items.ids else type(bundle.items.ids[0])
-    return Offered(content, etag_of(content), files, release, kind)
+    etag = etag_of(replace(release, issued_s=0).to_bytes())  # machines are not copied to at the same moment
+    return Offered(content, etag, files, release, kind)
 
 
 def etag_of(content: bytes) -> str:
@@ -137,7 +142,7 @@ class PackOffer:
         online = first.online
         # One read of a SQLite file takes less than handing it to a thread; a server may keep us waiting.
         self._is_quick = isinstance(online, PackOnlineStore) and not first.store.config.online_store.url
-        self._ledger: tuple[int, Forgotten] = (-1, Forgotten())
+        self._ledger = Ledger(project)
 
     async def pack(self, encoder_id: str, subject: str) -> Served | None:
         """What there is for a user; None for an encoder that nobody knows.
@@ -145,7 +150,7 @@ class PackOffer:
         Raises:
             StoreFailed: the store does not answer. BadInput, BundleMismatch: what it has is damaged.
         """
-        source = self._sources.get(encoder_id) or await asyncio.to_thread(self._source, encoder_id)
+        source = self._sources.get(encoder_id) or await _in_time(self._source, encoder_id)
         if source is None:
             return None
         user = user_of(source, subject)
@@ -153,7 +158,7 @@ class PackOffer:
             return Served()
         if self._is_quick:
             return self._served(source, user)
-        return await asyncio.to_thread(self._served, source, user)
+        return await _in_time(self._served, source, user)
 
     def every_user(self) -> Iterator[int | str]:
         """Every user of the bundle's encoder; raises as `PackSource.every_user`."""
@@ -167,12 +172,15 @@ class PackOffer:
         """The user that a token's subject is; None for one that cannot be."""
         return user_of(self._sources[self.encoder_id], subject)
 
-    def check(self) -> None:
-        """Read anything at all.
+    async def check(self) -> None:
+        """Read anything at all, while others are served.
 
         Raises:
             StoreFailed: the store does not answer.
         """
+        await _in_time(self._check)
+
+    def _check(self) -> None:
         source = next(iter(self._sources.values()))
         user: int | str = 0 if _is_integer(source) else "0"
         if isinstance(source.online, PackOnlineStore):
@@ -208,11 +216,16 @@ class PackOffer:
         """Up to when a user was forgotten, by the store's own ledger, or the project's where the store has none."""
         if isinstance(source.online, PackOnlineStore):
             return source.online.forgotten_until(source.store.config, user)
-        path = ledger_path(self._project)
-        stamp = path.stat().st_mtime_ns if path.is_file() else 0
-        if stamp != self._ledger[0]:
-            self._ledger = stamp, Forgotten.of(self._project)
-        return self._ledger[1].of_user(user)
+        return self._ledger.now().of_user(user)
+
+
+async def _in_time(work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
+    """Do it in a thread, of which there are a few: who waits for one too long is told so, too."""
+    try:
+        async with asyncio.timeout(STORE_S):
+            return await asyncio.to_thread(work, *given, **more)
+    except TimeoutError:
+        raise StoreFailed(f"the online store: no answer within {STORE_S:g} s; see that it is up") from None
 
 
 def user_of(source: PackSource, subject: str) -> int | str | None:

@@ -28,6 +28,7 @@ from pocketrank.errors import BadInput
 from pocketrank.pack import Pack
 from pocketrank.release import gone
 from pocketrank_cli.command import Report
+from pocketrank_features.forgotten import Forgotten, ledger_path
 from pocketrank_features.replacement import in_use
 from pocketrank_features.serving.offer import PackOffer, offered
 from pocketrank_features.serving.tokens import kept_secret
@@ -40,7 +41,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS published (
     target TEXT, path TEXT, seal TEXT NOT NULL, through_us INTEGER NOT NULL, run INTEGER NOT NULL,
     PRIMARY KEY (target, path)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS users (name TEXT PRIMARY KEY, ledger_key TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -70,13 +72,16 @@ class _Publication:
         self._project, self._target = project, Target(to)
         self._key = kept_secret(project.root / "data" / "publish.secret")
         self._packs = PackOffer(project)
+        self._ledger = Forgotten.of(project)
+        if not ledger_path(project).is_file():
+            self._ledger.write(project)  # who is forgotten later will be known by this salt
         self._offered = offered(project, int(time.time()))
         self._run = time.time_ns()
         self._written = self._bytes = self._waiting = self._users = 0
 
     def run(self) -> Report:
         with closing(sqlite3.connect(self._project.root / "data" / "published.db")) as known:
-            known.execute(_SCHEMA)
+            known.executescript(_SCHEMA)
             self._write_files(known)
             for some in _batches(self._packs.every_user(), AT_ONCE):
                 self._write_packs(known, some)
@@ -106,7 +111,9 @@ class _Publication:
         todo = []
         for user in users:
             self._users += 1
-            path, found = self._path(self._packs.encoder_id, _name(self._key, user)), self._packs.of_user(user)
+            name, found = _name(self._key, user), self._packs.of_user(user)
+            path = self._path(self._packs.encoder_id, name)
+            known.execute("INSERT OR REPLACE INTO users VALUES (?, ?)", (name, self._ledger.key_of(user)))
             if found.pack is not None:
                 content, through_us = found.pack, Pack.from_bytes(found.pack, f"user {user!r}").through[0]
             elif found.gone_until_us is not None:
@@ -132,12 +139,18 @@ class _Publication:
         ).fetchall()
         left = {path.rpartition("/")[2] for path, _ in rows if path.startswith(here)}
         for path, through_us in rows:
-            if path.rpartition("/")[2] in left:
-                self._target.put(path, gone(through_us), "application/json", MINE)
+            name = path.rpartition("/")[2]
+            if name in left:
+                self._target.put(path, gone(self._gone_until_us(known, name, through_us)), "application/json", MINE)
                 known.execute(
                     "UPDATE published SET seal = ? WHERE target = ? AND path = ?", (GONE, self._target.where, path)
                 )
         return len(left)
+
+    def _gone_until_us(self, known: sqlite3.Connection, name: str, through_us: int) -> int:
+        """When a user was forgotten; how far the last pack went of one who is gone without having been."""
+        row = known.execute("SELECT ledger_key FROM users WHERE name = ?", (name,)).fetchone()
+        return max(through_us, self._ledger.until_us.get(row[0], through_us) if row else through_us)
 
     def _write_release(self, known: sqlite3.Connection) -> None:
         """Last, so that no phone hears of a file that is not there; only when it says something new."""

@@ -19,6 +19,7 @@ from pocketrank import atomic
 from pocketrank.config import Project
 from pocketrank.errors import NotReady, StoreFailed
 from pocketrank_cli.command import Report
+from pocketrank_features.forgotten import Ledger
 from pocketrank_features.histories import MOMENT
 from pocketrank_features.ingest import ingest
 
@@ -49,6 +50,7 @@ class Inbox:
     def __init__(self, project: Project) -> None:
         """Nothing is made before the first event."""
         self._path = project.root / "data" / "uploads.db"
+        self._ledger = Ledger(project)
 
     def add(self, user: int | str, events: Sequence[Mapping[str, Any]], item_kind: type) -> list[str]:
         """Keep events; on disk when this returns.
@@ -62,22 +64,26 @@ class Inbox:
             Why some are not taken, and never will be: their ids and reasons.
 
         Raises:
-            StoreFailed: the inbox cannot be written.
+            StoreFailed: the inbox cannot be written. BadInput: the ledger of who was forgotten is damaged.
         """
         rows, refused = [], []
         latest_us = time.time_ns() // 1000 + DAY_US
-        for event in events:
-            try:
-                one = Event.model_validate(event)
-                if type(one.item) is not item_kind or one.time_us > latest_us or not _is_text(one):
-                    raise ValueError("item of another kind, time to come, or no text")
-            except (ValidationError, ValueError) as error:
-                why = error.errors()[0]["type"] if isinstance(error, ValidationError) else str(error)
-                refused.append(f"{str(event.get('id'))[:64]!r}: {why}")
-                continue
-            key = (json.dumps(user), one.id, json.dumps(one.item))
-            rows.append((*key, one.behavior, one.time_us, one.score))
         with self._opened() as inbox:
+            inbox.execute("BEGIN IMMEDIATE")  # `forget` writes its ledger and then empties the inbox: not in between
+            until_us = self._ledger.now().of_user(user)
+            for event in events:
+                try:
+                    one = Event.model_validate(event)
+                    if type(one.item) is not item_kind or one.time_us > latest_us or not _is_text(one):
+                        raise ValueError("item of another kind, time to come, or no text")
+                    if until_us is not None and one.time_us <= until_us:
+                        raise ValueError("of before the user was forgotten")
+                except (ValidationError, ValueError) as error:
+                    why = error.errors()[0]["type"] if isinstance(error, ValidationError) else str(error)
+                    refused.append(f"{str(event.get('id'))[:64]!r}: {why}")
+                    continue
+                key = (json.dumps(user), one.id, json.dumps(one.item))
+                rows.append((*key, one.behavior, one.time_us, one.score))
             inbox.executemany(
                 "INSERT OR IGNORE INTO events (user, id, item, behavior, time_us, score) VALUES (?, ?, ?, ?, ?, ?)",
                 rows,

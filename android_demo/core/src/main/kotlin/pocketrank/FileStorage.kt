@@ -15,11 +15,11 @@ import java.nio.file.StandardCopyOption.REPLACE_EXISTING
 import java.util.zip.CRC32
 
 /**
- * Events and pack in a folder of the app's own: `events.log`, to which one record an event is appended, and
- * `pack.safetensors`, which is put in its place whole.
+ * Events and pack in a folder of the app's own: `events.log`, to which one record an event is appended,
+ * `pack.safetensors`, and one file `NAME.fact` a fact, which are put in their places whole.
  *
- * A record is its length, a CRC-32 and its bytes; what a crash left of the last one is cut off at the next start. An
- * event that was added outlives the process; a loss of power may take the newest ones.
+ * A record is its length, a CRC-32 and its bytes. What is no whole record is passed over at the next start, and cut off
+ * where it is the last. An event that was added outlives the process; a loss of power may take the newest ones.
  *
  * @throws BadInput the folder cannot be used, or `events.log` is another file.
  */
@@ -40,13 +40,22 @@ class FileStorage(private val folder: File) : Storage, Closeable {
 
     override var pack: ByteArray?
         get() = used { if (packFile.isFile) packFile.readBytes() else null }
-        set(content) {
-            used { if (content == null) Files.deleteIfExists(packFile.toPath()) else replace(packFile, content) }
-        }
+        set(content) = put(packFile, content)
+
+    override fun fact(name: String): String? = used { factFile(name).let { if (it.isFile) it.readText() else null } }
+
+    override fun know(name: String, value: String?) = put(factFile(name), value?.toByteArray())
 
     override fun add(event: Observed) = used {
         val stored = event.copy(arrival = held.lastArrival() + 1)
-        log.write(record(stored))
+        val begin = log.filePointer
+        try {
+            log.write(record(stored))
+        } catch (error: IOException) {
+            log.seek(begin) // the next record begins where a half one may be, even if that cannot be cut off
+            log.setLength(begin)
+            throw error
+        }
         held.add(stored)
     }
 
@@ -58,7 +67,7 @@ class FileStorage(private val folder: File) : Storage, Closeable {
 
     override fun clear() = used {
         held.clear()
-        Files.deleteIfExists(packFile.toPath())
+        for (file in folder.listFiles().orEmpty()) if (file == packFile || file.extension == "fact") Files.delete(file.toPath())
         rewrite()
     }
 
@@ -90,9 +99,15 @@ class FileStorage(private val folder: File) : Storage, Closeable {
         content.write(framed(ByteBuffer.allocate(8).putLong(held.lastArrival()).array()))
         val events = held.events.sortedWith { one, other -> one.arrival.compareTo(other.arrival) }
         for (event in events) content.write(record(event))
-        log.close()
         replace(logFile, content.toByteArray())
+        log.close()
         log = RandomAccessFile(logFile, "rw").apply { seek(length()) }
+    }
+
+    private fun factFile(name: String) = File(folder, "$name.fact")
+
+    private fun put(file: File, content: ByteArray?): Unit = used {
+        if (content == null) Files.deleteIfExists(file.toPath()) else replace(file, content)
     }
 
     private fun replace(file: File, content: ByteArray) {
@@ -127,18 +142,21 @@ class FileStorage(private val folder: File) : Storage, Closeable {
     }
 
     private fun framed(bytes: ByteArray): ByteArray =
-        ByteBuffer.allocate(8 + bytes.size).putInt(bytes.size).putInt(crc(bytes)).put(bytes).array()
+        ByteBuffer.allocate(8 + bytes.size).putInt(bytes.size).putInt(crc(bytes, 0, bytes.size)).put(bytes).array()
 
-    /** The next whole record's event, and behind it; null, and at its begin, where there is none. */
+    /** The next whole record's event, and behind it; null, and behind the last whole one, where there is none. */
     private fun event(rest: ByteBuffer): Observed? {
-        while (rest.remaining() >= 8) {
-            val begin = rest.position()
+        var begin = rest.position()
+        while (rest.limit() - begin >= 8) {
             val size = rest.getInt(begin)
-            if (size < 8 || size > rest.remaining() - 8) return null
-            val bytes = rest.array().copyOfRange(begin + 8, begin + 8 + size)
-            if (crc(bytes) != rest.getInt(begin + 4)) return null
-            rest.position(begin + 8 + size)
-            val reader = DataInputStream(ByteArrayInputStream(bytes))
+            val end = begin + 8 + size
+            if (size < 8 || size > rest.limit() - begin - 8 || crc(rest.array(), begin + 8, size) != rest.getInt(begin + 4)) {
+                begin++ // half a record, with whole ones behind it, maybe
+                continue
+            }
+            rest.position(end)
+            begin = end
+            val reader = DataInputStream(ByteArrayInputStream(rest.array(), end - size, size))
             val arrival = reader.readLong()
             if (size == 8) {
                 held.skip(arrival)
@@ -152,7 +170,7 @@ class FileStorage(private val folder: File) : Storage, Closeable {
         return null
     }
 
-    private fun crc(bytes: ByteArray): Int = CRC32().apply { update(bytes, 0, bytes.size) }.value.toInt()
+    private fun crc(bytes: ByteArray, from: Int, size: Int): Int = CRC32().apply { update(bytes, from, size) }.value.toInt()
 
     private fun DataOutputStream.write(text: String) {
         val bytes = text.toByteArray()

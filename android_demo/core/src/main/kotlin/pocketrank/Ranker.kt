@@ -81,8 +81,15 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
     /** A state, what it was worked out from, and when: reasons take it apart by that same clock. */
     private class Known(val step: Long, val atUs: Long, val situation: Situation, val state: State)
 
+    /** The `ETag` that the pack in use was synced with; kept with it, and null without. */
+    var etag: String?
+        @Synchronized get() = if (pack == null) null else storage.fact(ETAG)
+        @Synchronized set(value) = storage.know(ETAG, value)
+
     companion object {
         private const val CLOCK_STEP_US = 60 * MICROSECONDS
+        private const val ETAG = "pack_etag"
+        private const val FLOOR = "floor_us"
 
         /** Opens a ranker of the bundle in a folder; see [Bundle.open]. */
         fun open(folder: File, engine: Engine, storage: Storage = MemoryStorage(), key: PinnedKey? = null): Ranker =
@@ -96,18 +103,23 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
      * Takes in a newer pack; it is kept in the storage. When it is refused, the old one stays.
      *
      * @param where its name, for messages.
-     * @throws BadPack not a whole pack, not one for this bundle, or older than what is kept.
+     * @throws BadPack not a whole pack, not one for this bundle, older than what is kept, or of before the user was
+     *   forgotten.
      * @throws BundleMismatch encoded by another model than this bundle.
      */
     @Synchronized
     fun load(content: ByteArray, where: String) {
         val new = Pack.read(content, where)
         check(new, where)
+        if (new.through.timeUs <= floorUs()) {
+            throw BadPack("$where: of before the user was forgotten; somebody keeps it for too long")
+        }
         pack?.let {
             if (new.version < it.version) {
                 throw BadPack("$where: version ${told(new.version)} is older than ${told(it.version)}, which is kept")
             }
         }
+        storage.know(ETAG, null) // which was of the one before
         storage.pack = content
         pack = new
         refused = null
@@ -237,11 +249,32 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
     @Synchronized
     fun forget() {
         storage.clear()
+        emptied()
+    }
+
+    /**
+     * Removes the pack, and events up to a time, when the server forgot the user; no pack that ends before is taken again.
+     *
+     * @throws BadInput a time that is not usable.
+     */
+    @Synchronized
+    fun forget(untilUs: Long) {
+        val floorUs = floorUs()
+        if (checked(untilUs) <= floorUs && pack == null) return // which was done before
+        storage.drop(untilUs + 1, Long.MAX_VALUE)
+        storage.pack = null
+        storage.know(FLOOR, "${maxOf(untilUs, floorUs)}") // last, so that what was cut off is done again
+        emptied()
+    }
+
+    private fun emptied() {
         pack = null
         known = null
         before = null
         refused = null
     }
+
+    private fun floorUs(): Long = storage.fact(FLOOR)?.toLongOrNull() ?: Long.MIN_VALUE
 
     /** Works the state out again at the next request, as after an event. */
     @Synchronized

@@ -14,13 +14,19 @@ data class Observed(
     val arrival: Long = 0,
 )
 
-/** What the phone keeps: events, and the newest pack. Whoever calls it takes care of threads. */
+/** What the phone keeps: events, the newest pack, and facts about syncing. Whoever calls it takes care of threads. */
 interface Storage {
     /** All events by (time, arrival). */
     val events: List<Observed>
 
     /** The newest pack's bytes; null for none. */
     var pack: ByteArray?
+
+    /** A fact by its name, null where it is not known. */
+    fun fact(name: String): String?
+
+    /** Knows a fact from now on; null forgets it. */
+    fun know(name: String, value: String?)
 
     /** Keeps one event; it outlives the process when this returns. */
     fun add(event: Observed)
@@ -35,9 +41,16 @@ interface Storage {
 /** Keeps all of it for as long as the process lives. */
 class MemoryStorage : Storage {
     private val held = ArrayList<Observed>()
+    private val facts = HashMap<String, String?>()
     private var last = 0L
     override val events: List<Observed> get() = held
     override var pack: ByteArray? = null
+
+    override fun fact(name: String): String? = facts[name]
+
+    override fun know(name: String, value: String?) {
+        facts[name] = value
+    }
 
     override fun add(event: Observed) {
         val stored = if (event.arrival > 0) event else event.copy(arrival = last + 1)
@@ -61,6 +74,7 @@ class MemoryStorage : Storage {
 
     override fun clear() {
         held.clear()
+        facts.clear()
         pack = null
     }
 }

@@ -7,6 +7,8 @@ import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.assertThrows
 import org.junit.jupiter.api.io.TempDir
 import java.io.File
+import java.io.IOException
+import java.io.RandomAccessFile
 
 class FileStorageTest {
     @TempDir
@@ -25,16 +27,21 @@ class FileStorageTest {
             events.forEach(storage::add)
             storage.pack = byteArrayOf(1, 2, 3)
             storage.pack = byteArrayOf(4)
+            storage.know("one", "1")
+            storage.know("two", "2")
+            storage.know("two", null)
         }
         opened { storage ->
             val wanted = listOf(events[1].copy(arrival = 2), events[0].copy(arrival = 1), events[2].copy(arrival = 3))
             assertEquals(wanted, storage.events)
             assertArrayEquals(byteArrayOf(4), storage.pack)
+            assertEquals(listOf("1", null), listOf("one", "two").map(storage::fact))
             storage.clear()
         }
         opened { storage ->
             assertEquals(emptyList<Observed>(), storage.events)
             assertNull(storage.pack)
+            assertNull(storage.fact("one"))
             storage.add(events[0])
             assertEquals(4, storage.events.single().arrival, "a number is never given twice")
         }
@@ -66,6 +73,64 @@ class FileStorageTest {
         }
         log.writeBytes(whole.also { it[it.size - 1]++ })
         assertEquals(2, opened { it.events.size })
+    }
+
+    /** A disk that is full in the middle of a record. */
+    private class Disk(log: File) : RandomAccessFile(log, "rw") {
+        var isFull = true
+        var cuts = true
+
+        init {
+            seek(length())
+        }
+
+        override fun write(bytes: ByteArray) {
+            if (!isFull) return super.write(bytes)
+            super.write(bytes, 0, bytes.size / 2)
+            throw IOException("No space left on device")
+        }
+
+        override fun setLength(length: Long) = if (cuts) super.setLength(length) else throw IOException("I/O error")
+    }
+
+    @Test
+    fun `an event that a full disk takes half of is refused, and hides none that comes later`() {
+        for (cuts in listOf(true, false)) {
+            opened { storage ->
+                storage.clear()
+                storage.add(events[0])
+                val disk = Disk(File(home, "user/events.log"))
+                disk.cuts = cuts
+                FileStorage::class.java.getDeclaredField("log").apply { isAccessible = true }.set(storage, disk)
+                assertThrows<BadInput> { storage.add(events[1]) }
+                assertEquals(1, storage.events.size)
+                disk.isFull = false
+                storage.add(events[2])
+                storage.add(events[2])
+            }
+            opened { storage -> assertEquals(List(3) { 5L }, storage.events.map { it.timeUs }, "$cuts") }
+            val log = File(home, "user/events.log").readBytes()
+            opened { storage ->
+                storage.clear()
+                for (event in listOf(events[0], events[2], events[2])) storage.add(event)
+            }
+            assertEquals(File(home, "user/events.log").length(), log.size.toLong(), "half of it is still there")
+        }
+    }
+
+    @Test
+    fun `half a record in the middle hides none behind it`() {
+        val log = File(home, "user/events.log")
+        opened { storage -> storage.add(events[0]) }
+        val one = log.readBytes()
+        opened { storage -> events.drop(1).forEach(storage::add) }
+        val more = log.readBytes().drop(one.size)
+        for (cut in 21 until one.size) {
+            log.writeBytes(one.copyOf(cut) + more)
+            for (again in 0..1) opened { storage -> assertEquals(listOf(2L, 3L), storage.events.map { it.arrival }, "$cut") }
+            opened { storage -> storage.add(events[0]) }
+            opened { storage -> assertEquals(listOf(2L, 3L, 4L), storage.events.map { it.arrival }.sorted()) }
+        }
     }
 
     @Test

@@ -77,6 +77,6 @@ class PackTest {
     }
 
     private companion object {
-        val DETAILS = Regex("\\(.*\\)| with \\{.*\\}", RegexOption.DOT_MATCHES_ALL)
+        val DETAILS = Regex("\\(.*?\\)(?=[;,]| with | and |$)| with \\{.*?\\}", RegexOption.DOT_MATCHES_ALL)
     }
 }

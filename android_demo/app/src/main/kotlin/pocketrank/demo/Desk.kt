@@ -4,12 +4,10 @@ import android.content.Context
 import android.os.Handler
 import android.os.Looper
 import pocketrank.Bundle
-import pocketrank.FileStorage
 import pocketrank.Hit
 import pocketrank.ItemId
 import pocketrank.Parity
 import pocketrank.PinnedKey
-import pocketrank.PocketRankError
 import pocketrank.Ranker
 import pocketrank.Reason
 import pocketrank.SelfTest
@@ -42,7 +40,9 @@ class Desk private constructor(context: Context) {
     private var open: Open? = null
 
     /** The user whose ranker is open. `lateUs` is how long ago the demo's log ended: its users live on from there. */
-    private class Open(val user: String?, val storage: FileStorage, val ranker: Ranker, val lateUs: Long)
+    private class Open(val user: String?, val home: Home, val lateUs: Long) {
+        val ranker get() = home.ranker
+    }
 
     val users: List<String> get() = shipped.users
 
@@ -66,29 +66,18 @@ class Desk private constructor(context: Context) {
         work(failed, then) { what(opened(user).ranker) }
 
     private fun <T> work(failed: (String) -> Unit, then: (T) -> Unit, what: () -> T) {
-        worker.execute {
-            try {
-                what().let { ui.post { then(it) } }
-            } catch (error: PocketRankError) {
-                ui.post { failed(error.message.orEmpty()) }
-            }
-        }
+        worker.execute { ui.post(answer(failed, then, what)) }
     }
 
     private fun opened(user: String?): Open {
         open?.let { if (it.user == user) return it }
-        open?.run {
-            ranker.close()
-            storage.close()
-        }
+        open?.home?.close()
         open = null
-        val storage = FileStorage(File(files, user ?: "nobody"))
-        val ranker = Ranker(bundle, engine, storage)
-        if (user != null && storage.pack == null && storage.events.isEmpty()) ranker.load(shipped.pack(user), user)
-        val throughUs = ranker.stats().through?.timeUs
+        val home = Home(File(files, user ?: "nobody"), bundle, engine, user?.let { { shipped.pack(it) } })
+        val throughUs = home.ranker.stats().through?.timeUs
         val lateUs = if (throughUs == null) 0 else maxOf(Ranker.nowUs() - throughUs - HOUR_US, 0)
-        val newest = storage.events.lastOrNull()?.timeUs ?: Long.MIN_VALUE
-        return Open(user, storage, ranker, minOf(lateUs, Ranker.nowUs() - newest)).also { open = it }
+        val newest = home.storage.events.lastOrNull()?.timeUs ?: Long.MIN_VALUE
+        return Open(user, home, minOf(lateUs, Ranker.nowUs() - newest)).also { open = it }
     }
 
     private fun nowUs(open: Open) = Ranker.nowUs() - open.lateUs

@@ -2,6 +2,7 @@ package pocketrank.demo
 
 import android.content.Context
 import java.io.File
+import java.nio.file.Files
 
 /**
  * What the app came with: a bundle, and the packs of some demo users, in `assets/`.
@@ -23,7 +24,11 @@ class Shipped(private val context: Context) {
         null
     }
 
-    /** Folder of the bundle. Takes a while the first time. */
+    /**
+     * Folder of the bundle. Takes a while the first time.
+     *
+     * @throws java.io.IOException it cannot be copied there, such as on a full disk.
+     */
     fun bundle(): File {
         val updated = context.packageManager.getPackageInfo(context.packageName, 0).lastUpdateTime
         val folder = File(context.noBackupFilesDir, "bundle-$updated")
@@ -33,7 +38,7 @@ class Shipped(private val context: Context) {
         for (name in context.assets.list("bundle").orEmpty()) {
             context.assets.open("bundle/$name").use { from -> File(draft, name).outputStream().use(from::copyTo) }
         }
-        check(draft.renameTo(folder)) { "$draft cannot be renamed" }
+        Files.move(draft.toPath(), folder.toPath())
         return folder
     }
 

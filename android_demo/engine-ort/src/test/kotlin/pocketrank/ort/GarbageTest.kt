@@ -15,7 +15,7 @@ class GarbageTest {
                 ranker.load(File(Dump.folder, "rankings/$name/full.safetensors").readBytes(), "full")
                 ranker.observe(ranker.bundle.items.ids[3], atUs = nowUs)
                 val requests = Requests(ranker, List(500) { ranker.bundle.items.ids[it % 40] }, nowUs)
-                for ((kind, request) in requests.kinds.filterKeys { it != "rank" }) {
+                for ((kind, request) in requests.kinds) {
                     val bytes = requests.garbage(request)
                     assertTrue(bytes in 1..20_000, "$name $kind: $bytes bytes")
                 }

@@ -59,6 +59,6 @@ class RefusedTest {
     }
 
     private companion object {
-        val DETAILS = Regex("\\(.*\\)| with \\{.*\\}|; (known are|did you mean) .*?(?=; |$)", RegexOption.DOT_MATCHES_ALL)
+        val DETAILS = Regex("\\(.*?\\)(?=[;,]| with | and |$)| with \\{.*?\\}|; (known are|did you mean) .*?(?=; |$)", RegexOption.DOT_MATCHES_ALL)
     }
 }

@@ -1,6 +1,8 @@
 package pocketrank.sync
 
 import pocketrank.BadInput
+import pocketrank.BadJson
+import pocketrank.Json
 import pocketrank.Pack
 import pocketrank.PocketRankError
 import pocketrank.Ranker
@@ -9,10 +11,11 @@ import java.io.ByteArrayOutputStream
 import java.io.IOException
 import java.io.InputStream
 import java.net.HttpURLConnection
+import java.net.MalformedURLException
 import java.net.URL
 import java.net.URLEncoder
 
-/** What a sync came to. */
+/** What a sync came to; GONE: the server was told to forget the user, and so did the ranker, up to that time. */
 enum class Synced { NEW, SAME, NONE, GONE, OFFLINE, REFUSED }
 
 /**
@@ -27,17 +30,18 @@ enum class Synced { NEW, SAME, NONE, GONE, OFFLINE, REFUSED }
 class PackClient(address: String, private val token: String, insecure: Boolean = false) {
     private val where = address.trimEnd('/')
 
-    /** The `ETag` of the pack that is there; an app keeps it as long as the pack. */
-    var etag: String? = null
-
     /** What the last [sync] that was refused said. */
     var problem: String? = null
         private set
 
     init {
-        val host = where.substringAfter("://").substringBefore("/").substringBefore(":")
-        val isHttp = where.startsWith("http://") && (insecure || host in HERE)
-        if (!where.startsWith("https://") && !isHttp) {
+        val url = try {
+            URL(where)
+        } catch (_: MalformedURLException) {
+            null
+        }
+        val isSafe = url?.protocol == "https" || url?.protocol == "http" && (insecure || url.host in HERE)
+        if (!isSafe || url.host.isEmpty() || url.userInfo != null) {
             throw BadInput("sync: $where is not an https address, and a token is sent to no other; give the server's")
         }
         if (token.isEmpty() || token.any { it <= ' ' || it > '~' }) {
@@ -68,19 +72,23 @@ class PackClient(address: String, private val token: String, insecure: Boolean =
         connection.connectTimeout = CONNECT_MS
         connection.readTimeout = READ_MS
         connection.setRequestProperty("Authorization", "Bearer $token")
-        etag?.let { connection.setRequestProperty("If-None-Match", it) }
+        ranker.etag?.let { connection.setRequestProperty("If-None-Match", it) }
         return when (val status = connection.responseCode) {
             HttpURLConnection.HTTP_OK -> {
                 ranker.load(body(connection.inputStream), "the synced pack")
-                etag = connection.getHeaderField("ETag")
+                ranker.etag = connection.getHeaderField("ETag")
                 Synced.NEW
             }
             HttpURLConnection.HTTP_NOT_MODIFIED -> Synced.SAME
             HttpURLConnection.HTTP_NOT_FOUND -> Synced.NONE
             HttpURLConnection.HTTP_GONE -> {
-                ranker.forget()
-                etag = null
-                Synced.GONE
+                val untilUs = goneUntil(connection.errorStream?.let(::body) ?: ByteArray(0))
+                if (untilUs == null) {
+                    refused("$where answered 410, and does not say up to when the user was forgotten")
+                } else {
+                    ranker.forget(untilUs)
+                    Synced.GONE
+                }
             }
             in SERVER_ERRORS, TOO_MANY -> Synced.OFFLINE
             else -> refused("$where answered $status")
@@ -90,6 +98,14 @@ class PackClient(address: String, private val token: String, insecure: Boolean =
     private fun refused(why: String): Synced {
         problem = oneLine(why)
         return Synced.REFUSED
+    }
+
+    /** The time in what stands in the place of a forgotten user's pack; null for anything else. */
+    private fun goneUntil(content: ByteArray): Long? = try {
+        val found = Json.read(content, GONE_MOST, deepest = 4) as? Map<*, *>
+        (found?.get("until_us") as? Long)?.takeIf { found["format"] == GONE }
+    } catch (_: BadJson) {
+        null
     }
 
     private fun body(stream: InputStream): ByteArray {
@@ -108,6 +124,8 @@ class PackClient(address: String, private val token: String, insecure: Boolean =
         const val READ_MS = 10_000
         const val BLOCK = 8192
         const val TOO_MANY = 429
+        const val GONE = "pocketrank.gone/1"
+        const val GONE_MOST = 1000L
         val SERVER_ERRORS = 500..599
         val HERE = setOf("localhost", "127.0.0.1")
     }

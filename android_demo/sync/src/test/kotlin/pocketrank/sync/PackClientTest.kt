@@ -7,8 +7,11 @@ import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.BeforeEach
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.assertThrows
+import org.junit.jupiter.api.io.TempDir
 import pocketrank.BadInput
 import pocketrank.Dump
+import pocketrank.FileStorage
+import pocketrank.ItemId
 import pocketrank.MemoryStorage
 import pocketrank.Ranker
 import pocketrank.ort.OrtEngine
@@ -47,6 +50,8 @@ class PackClientTest {
         ranker.close()
     }
 
+    private fun gone(untilUs: Long) = "{\"format\": \"pocketrank.gone/1\", \"until_us\": $untilUs}".toByteArray()
+
     private fun pack(name: String) = File(Dump.folder, "rankings/mean/$name.safetensors").readBytes()
 
     @Test
@@ -62,10 +67,28 @@ class PackClientTest {
     }
 
     @Test
-    fun `what the server says otherwise changes nothing, but that it forgot the user`() {
+    fun `the pack that is there is not asked for again after a restart, but once another was loaded or none is left`(@TempDir home: File) {
+        fun asked(then: (Ranker) -> Unit): String = FileStorage(home).use { kept ->
+            Ranker.open(File(Dump.folder, "bundles/mean"), OrtEngine(), kept).use { ranker ->
+                PackClient("http://127.0.0.1:${server.address.port}", "a.b.c").sync(ranker)
+                then(ranker)
+            }
+            asked.last().substringAfterLast(" ")
+        }
+        content = pack("full")
+        assertEquals("null", asked { })
+        assertEquals("\"1\"", asked { it.load(content, "the app's own") })
+        assertEquals("null", asked { })
+        assertEquals("\"1\"", asked(Ranker::forget))
+        assertEquals("null", asked { })
+    }
+
+    @Test
+    fun `what the server says otherwise changes nothing`() {
         content = pack("full")
         client.sync(ranker)
-        val refused = listOf(200 to pack("of_another_encoder"), 200 to pack("short"), 200 to ByteArray(9), 401 to null, 302 to null)
+        val refused = listOf(200 to pack("of_another_encoder"), 200 to pack("short"), 200 to ByteArray(9), 401 to null, 302 to null) +
+            NO_GONE.map { 410 to it.toByteArray() }
         for ((code, body) in refused) {
             status = code
             content = body ?: ByteArray(0)
@@ -79,21 +102,68 @@ class PackClientTest {
         }
         assertTrue(asked.none { it.startsWith("/elsewhere") }, "a redirect was followed")
         assertEquals(6, ranker.stats().segments)
-        status = 410
-        assertEquals(Synced.GONE, client.sync(ranker))
-        assertEquals(0, ranker.stats().segments)
-        assertEquals(null, storage.pack)
+    }
+
+    @Test
+    fun `a user whom the server forgot is forgotten here up to that time, and no pack of before is taken again`(@TempDir home: File) {
+        val old = pack("full")
+        FileStorage(home).use { kept ->
+            Ranker.open(File(Dump.folder, "bundles/mean"), OrtEngine(), kept).use { ranker ->
+                content = old
+                assertEquals(Synced.NEW, client.sync(ranker))
+                val untilUs = ranker.stats().through!!.timeUs + 1_000_000
+                for (atUs in listOf(untilUs - 1, untilUs, untilUs + 1)) ranker.observe(ItemId.of("item-01"), atUs = atUs)
+                status = 410
+                content = gone(untilUs)
+                assertEquals(Synced.GONE, client.sync(ranker))
+                assertEquals(0, ranker.stats(untilUs + 2).segments)
+                assertEquals(null, kept.pack)
+                assertEquals(listOf(untilUs + 1), kept.events.map { it.timeUs })
+                ranker.observe(ItemId.of("item-01"), atUs = untilUs)
+                for (again in listOf(untilUs, untilUs - 1)) {
+                    content = gone(again)
+                    assertEquals(Synced.GONE, client.sync(ranker))
+                }
+                assertEquals(2, kept.events.size, "what was done is done again")
+            }
+        }
+        FileStorage(home).use { kept ->
+            Ranker.open(File(Dump.folder, "bundles/mean"), OrtEngine(), kept).use { ranker ->
+                status = 200
+                content = old
+                assertEquals(Synced.REFUSED, client.sync(ranker))
+                assertTrue("before the user was forgotten" in client.problem!!, client.problem)
+                assertEquals(null, kept.pack)
+                ranker.forget()
+                assertEquals(Synced.NEW, client.sync(ranker), "of who uses the phone next nothing was forgotten")
+            }
+        }
     }
 
     @Test
     fun `nobody there is no error, and a token goes to no address in the open`() {
         server.stop(0)
         assertEquals(Synced.OFFLINE, client.sync(ranker))
-        for (address in listOf("http://sync.example.org", "ftp://localhost", "localhost", "http://127.0.0.1.example.org", "")) {
+        for (address in listOf("http://sync.example.org", "ftp://localhost", "localhost", "http://127.0.0.1.example.org", "") + WITH_A_USER) {
             assertThrows<BadInput>(address) { PackClient(address, "a.b.c") }
         }
         PackClient("http://192.0.2.7:8000", "a.b.c", insecure = true)
-        PackClient("https://sync.example.org", "a.b.c")
+        PackClient("https://sync.example.org:8443/base", "a.b.c")
+        PackClient("http://localhost:8000", "a.b.c")
         for (token in listOf("", "a b", "a\nb", "é")) assertThrows<BadInput> { PackClient("https://sync.example.org", token) }
+    }
+
+    private companion object {
+        val NO_GONE = listOf(
+            "", "<html>410 Gone</html>", "{}", "[1]", "{\"format\": \"pocketrank.gone/1\"}",
+            "{\"format\": \"pocketrank.gone/2\", \"until_us\": 1}", "{\"format\": \"pocketrank.gone/1\", \"until_us\": \"soon\"}",
+            "{\"format\": \"pocketrank.gone/1\", \"until_us\": 9223372036854775807}",
+            "{\"format\": \"pocketrank.gone/1\", \"until_us\": 1}" + " ".repeat(1000),
+        )
+        val WITH_A_USER = listOf(
+            "http://localhost:x@evil.example.org", "http://localhost@evil.example.org", "http://127.0.0.1:80@evil.example.org/",
+            "https://localhost:x@evil.example.org", "http://evil.example.org#localhost", "http://evil.example.org?@localhost",
+            "http://localhost\\@evil.example.org", "https://", "https:///v1",
+        )
     }
 }
