@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -66,11 +66,12 @@ def made(options: argparse.Namespace) -> Path:
     WORK.mkdir(parents=True)
     r8, android = _fetched("r8"), _fetched("android")
     aar = options.aar or _fetched("onnxruntime")
+    natives = _natives(aar)
     linked = _linked(options, android)
     dex = _dexed(options.flavour, aar, r8, android)
     with zipfile.ZipFile(linked, "a") as apk:
         apk.write(dex, "classes.dex", zipfile.ZIP_DEFLATED)
-        for name, content in _natives(aar):
+        for name, content in natives.items():
             apk.writestr(name, content, zipfile.ZIP_STORED)
     aligned, signed = WORK / "aligned.apk", WORK.parent / f"demo-{options.flavour}.apk"
     _run("zipalign", "-f", PAGE, linked, aligned)
@@ -188,12 +189,21 @@ def _dexed(flavour: str, aar: Path, r8: Path, android: Path) -> Path:
     return out / "classes.dex"
 
 
-def _natives(aar: Path) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(aar) as file:
-        for name in file.namelist():
-            parts = name.split("/")
-            if parts[0] == "jni" and len(parts) == 3 and parts[1] in ABIS and parts[2]:
-                yield f"lib/{parts[1]}/{parts[2]}", file.read(name)
+def _natives(aar: Path) -> dict[str, bytes]:
+    """Its libraries, by their names in an APK: of every one of ABIS, or the app would not start on such a phone."""
+    found = {}
+    try:
+        with zipfile.ZipFile(aar) as file:
+            for name in file.namelist():
+                parts = name.split("/")
+                if parts[0] == "jni" and len(parts) == 3 and parts[1] in ABIS and parts[2].endswith(".so"):
+                    found[f"lib/{parts[1]}/{parts[2]}"] = file.read(name)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise NoApkError(f"{aar}: no AAR ({error}); give that of onnxruntime-android") from None
+    missing = [abi for abi in ABIS if not any(name.startswith(f"lib/{abi}/") for name in found)]
+    if missing:
+        raise NoApkError(f"{aar}: no libraries of {', '.join(missing)} in it; give that of onnxruntime-android")
+    return found
 
 
 def _page(apk: Path, library: str) -> int:

@@ -3,10 +3,12 @@
 What it does is tested in Kotlin, by `make android-test`.
 """
 
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -137,6 +139,31 @@ def test_targets_files_and_commands_that_the_readme_names_are_there() -> None:
         asked = [sys.executable, "-m", "pocketrank", command, "--help"]
         shown = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
         assert all(option in shown for option in re.findall(r"--[a-z-]+", options)), command
+
+
+def test_libraries_are_taken_of_an_aar_that_has_them_for_every_phone_and_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(DEMO)
+    apk = importlib.import_module("apk")
+    aar = tmp_path / "some.aar"
+
+    def natives(*names: str) -> dict[str, bytes]:
+        with zipfile.ZipFile(aar, "w") as file:
+            for name in ("classes.jar", *names):
+                file.writestr(name, name)
+        found: dict[str, bytes] = apk._natives(aar)
+        return found
+
+    with pytest.raises(apk.NoApkError, match=r"some.aar: no libraries of arm64-v8a, x86_64 in it; give"):
+        natives()
+    with pytest.raises(apk.NoApkError, match="no libraries of x86_64 in it"):
+        natives("jni/arm64-v8a/one.so", "jni/x86_64/", "jni/x86_64/notes.txt")
+    found = natives("jni/arm64-v8a/one.so", "jni/x86_64/one.so", "jni/x86/one.so")
+    assert found == {f"lib/{abi}/one.so": f"jni/{abi}/one.so".encode() for abi in apk.ABIS}
+    aar.write_bytes(b"<html>404</html>")
+    with pytest.raises(apk.NoApkError, match=r"some.aar: no AAR"):
+        apk._natives(aar)
 
 
 def test_an_apk_that_cannot_be_made_is_a_line(tmp_path: Path) -> None:
