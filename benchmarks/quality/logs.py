@@ -61,7 +61,7 @@ def completejourney(_: Path | None) -> Log:
     table = open_source("complete-journey").rows.drop_null()
     table = table.set_column(3, "timestamp", pc.divide(table["timestamp"].cast(pa.int64()), MICROSECONDS))
     policy = SessionGap(1, 32)  # a receipt: all its lines have one time
-    training = {"split": "last", "min_count": 50, "rounds": 12, "steps": 3000, "patience": 12}
+    training = {"split": "last", "min_count": 50, "rounds": 12, "steps": 3000, "patience": 12, "robustness": 0.3}
     return Log(_cut(table, policy), policy, 32, 160, training=training, model={"dropout": 0.2}, least_sessions=7)
 
 
@@ -78,7 +78,7 @@ def commits(path: Path | None) -> Log:
     kept = pa.array(np.array(history.users)[size >= 8])
     history = _cut(table.filter(pc.is_in(table["user_id"], kept.cast(table["user_id"].type))), policy)
     training = {"split": "last", "last": 10, "min_count": 1, "rounds": 12, "steps": 1200, "patience": 12}
-    training |= {"average": 100}  # so few authors teach each batch something else
+    training |= {"average": 100, "robustness": 0.3}  # few authors, and nobody foretells half of what they touch
     return Log(history, policy, 32, 160, training=training, model={"dropout": 0.4}, least_sessions=20)
 
 

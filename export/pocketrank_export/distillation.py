@@ -98,8 +98,8 @@ class Distilled(NextItem):
     Source: Hinton, Vinyals and Dean, arXiv 1503.02531.
     """
 
-    def __init__(self, counts: Index, negatives: int, teacher: Teacher, weight: float) -> None:
-        super().__init__(counts, negatives)
+    def __init__(self, counts: Index, negatives: int, teacher: Teacher, weight: float, robustness: float = 0.0) -> None:
+        super().__init__(counts, negatives, robustness)
         self.teacher, self.weight = teacher, weight
 
     def loss(self, model: Model, batch: Batch, unknown: float) -> Tensor:
@@ -108,7 +108,7 @@ class Distilled(NextItem):
         if self.negatives:
             drawn = self.drawn()
             target, others = held_against(model, batch, states, drawn, self.log_chance)
-            own = sampled_softmax_loss(target, others, batch)
+            own = sampled_softmax_loss(target, others, batch, self.robustness)
             said = torch.cat([target[:, None], others], dim=1)
             with torch.no_grad():
                 target, others = held_against(self.teacher.model, batch, taught, drawn, self.log_chance)
@@ -116,7 +116,7 @@ class Distilled(NextItem):
             apart = cross_entropy(said, wanted)
         else:
             said = scores_of(model, batch, states)
-            own = softmax_loss(said, batch)
+            own = softmax_loss(said, batch, self.robustness)
             with torch.no_grad():
                 wanted = scores_of(self.teacher.model, batch, taught)
             apart = cross_entropy(said, wanted)[batch.target_question]
@@ -175,7 +175,7 @@ def distilled(
     size = builder.history.segments.end - builder.history.segments.first
     told = Teacher.of(teacher, sees, windows.train_end + int(size.max()))  # a segment may go on beyond it
     counts = builder.history.vocabulary.counts
-    return Distilled(counts, training.negatives, told, training.teacher_weight), quality
+    return Distilled(counts, training.negatives, told, training.teacher_weight, training.robustness), quality
 
 
 def states_of(model: Model, builder: Builder, end: Index) -> Iterator[tuple[Index, Tensor]]:

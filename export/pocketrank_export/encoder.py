@@ -19,6 +19,8 @@ class SegmentEncoder(nn.Module):
         super().__init__()
         self.behavior = nn.Embedding(behaviors, config.width)
         self.numbers = Numbers(2, config.width)
+        for added in (self.behavior.weight, *list(self.numbers.parameters())[-2:]):
+            nn.init.zeros_(added)  # an event begins as its item
 
     def forward(self, items: Tensor, behavior: Tensor, gap_s: Tensor, score: Tensor, mask: Tensor) -> Tensor:
         """Encode.
@@ -68,6 +70,8 @@ class Attending(SegmentEncoder):
         self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
         self.queries = nn.Parameter(torch.randn(config.vectors, width) * width**-0.5)
         self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)  # and a segment as a mean of its events
+        nn.init.zeros_(self.out.bias)
 
     def layer(self, config: ModelConfig) -> nn.Module:
         """One of the layers, of those that `heard` runs."""
@@ -93,7 +97,11 @@ class Transformer(Attending):
 
     def layer(self, config: ModelConfig) -> nn.Module:
         """See `Attending`."""
-        return Block(config.width, config.encoder_shape, config.dropout)
+        block = Block(config.width, config.encoder_shape, config.dropout)
+        for last in (block.attention.out, block.forward_net[-1]):
+            for added in last.parameters():
+                nn.init.zeros_(added)  # so that they begin as they are
+        return block
 
     def heard(self, x: Tensor, mask: Tensor) -> Tensor:
         """See `Attending`."""

@@ -74,6 +74,10 @@ class Fusion(nn.Module):
         """Fuse."""
         raise TypeError(f"{type(self).__name__} does not fuse")
 
+    def lengths(self) -> list[Tensor]:
+        """Parameters that the state's length goes with, each in proportion; none where only vectors give it one."""
+        return []
+
     def asked(self, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """States as sessions go on: Q questions, each asked of an example after its first few live events.
 

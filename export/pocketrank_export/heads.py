@@ -56,14 +56,14 @@ class NextItem(Head):
 
     metric = "NDCG@10"
 
-    def __init__(self, counts: Index, negatives: int) -> None:
-        self.negatives, self.log_chance = negatives, log_chance(counts)
+    def __init__(self, counts: Index, negatives: int, robustness: float = 0.0) -> None:
+        self.negatives, self.log_chance, self.robustness = negatives, log_chance(counts), robustness
 
     def loss(self, model: Model, batch: Batch, unknown: float) -> Tensor:
         """See `Head`."""
         if not self.negatives:
-            return softmax_loss(batch_scores(model, batch, unknown), batch)
-        return sampled_loss(model, batch, self.drawn(), self.log_chance, unknown)
+            return softmax_loss(batch_scores(model, batch, unknown), batch, self.robustness)
+        return sampled_loss(model, batch, self.drawn(), self.log_chance, unknown, self.robustness)
 
     def drawn(self) -> Tensor:
         """(N,) rows of a step's sample, drawn with replacement."""
@@ -155,7 +155,7 @@ def head_of(config: ModelConfig, training: TrainingConfig, history: History) -> 
         return Click(history, training.positive)
     if config.head == "rating":
         return Rating(history)
-    return NextItem(history.vocabulary.counts, training.negatives)
+    return NextItem(history.vocabulary.counts, training.negatives, training.robustness)
 
 
 def said_and_so(model: Model, batches: Iterable[Batch]) -> tuple[FloatArray, FloatArray]:

@@ -13,17 +13,21 @@ from pocketrank_export.scoring import States, batch_states, remembered
 BEST = 10
 
 
-def softmax_loss(scores: Tensor, batch: Batch) -> Tensor:
+def softmax_loss(scores: Tensor, batch: Batch, robustness: float = 0.0) -> Tensor:
     """Mean cross-entropy of the questions that have a target; see `weighted_mean`.
 
     Args:
         scores: (Q, I).
         batch: Q questions.
+        robustness: see `generalised`.
     """
-    return weighted_mean(-torch.log_softmax(scores, dim=1)[batch.target_question, batch.target_row], batch)
+    missed = -torch.log_softmax(scores, dim=1)[batch.target_question, batch.target_row]
+    return weighted_mean(generalised(missed, robustness), batch)
 
 
-def sampled_loss(model: Model, batch: Batch, drawn: Tensor, log_chance: Tensor, unknown: float) -> Tensor:
+def sampled_loss(
+    model: Model, batch: Batch, drawn: Tensor, log_chance: Tensor, unknown: float, robustness: float = 0.0
+) -> Tensor:
     """The same, each target against a sample of the catalogue that all questions share.
 
     Each drawn item counts for as many as its chance says (the log-q correction), so that the sum over the sample is,
@@ -35,16 +39,27 @@ def sampled_loss(model: Model, batch: Batch, drawn: Tensor, log_chance: Tensor, 
         drawn: (N,) rows, drawn with replacement.
         log_chance: (I,) log of each item's chance in a draw.
         unknown: see `batch_states`.
+        robustness: see `generalised`.
 
     Source: Bengio and Senecal, IEEE Trans. Neural Networks 19(4), 2008; Khrylchenko et al., arXiv 2507.09331.
     """
     target, others = held_against(model, batch, batch_states(model, batch, unknown), drawn, log_chance)
-    return sampled_softmax_loss(target, others, batch)
+    return sampled_softmax_loss(target, others, batch, robustness)
 
 
-def sampled_softmax_loss(target: Tensor, others: Tensor, batch: Batch) -> Tensor:
+def sampled_softmax_loss(target: Tensor, others: Tensor, batch: Batch, robustness: float = 0.0) -> Tensor:
     """The same of what `held_against` gave."""
-    return weighted_mean(torch.logaddexp(target, others.logsumexp(dim=1)) - target, batch)
+    missed = torch.logaddexp(target, others.logsumexp(dim=1)) - target
+    return weighted_mean(generalised(missed, robustness), batch)
+
+
+def generalised(missed: Tensor, robustness: float) -> Tensor:
+    """(G,) -log p of targets to (1 - p^q) / q, whose slope is p^q times that of -log p; -log p itself for q = 0.
+
+    What nobody could have foretold then teaches less, as noise in the labels does. Source: Zhang and Sabuncu, NeurIPS
+    2018.
+    """
+    return -torch.expm1(-robustness * missed) / robustness if robustness else missed
 
 
 def held_against(

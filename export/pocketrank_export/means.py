@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketrank_export.fusion import Cached, Fusion, Live, Parts, session_of
+from pocketrank_export.layers import MASKED
 
 
 class Mean(Fusion):
@@ -52,7 +53,8 @@ class TimeDecay(ScoreWeighted):
     def weights(self, cached: Cached, live: Live, mask: Tensor) -> Tensor:
         """See `Mean`."""
         age = torch.cat([cached.age_s, torch.zeros_like(mask[:, :1])], dim=1)
-        return super().weights(cached, live, mask) * torch.exp(-age * self.log_rate.exp())
+        newest = torch.where(mask > 0.5, age, -MASKED).amin(dim=1, keepdim=True)  # or all might fade to nothing
+        return super().weights(cached, live, mask) * torch.exp(-(age - newest).clamp(min=0.0) * self.log_rate.exp())
 
 
 class Concat(Fusion):

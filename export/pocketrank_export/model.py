@@ -36,7 +36,7 @@ class MemoryTerm(nn.Module):
     has taken ten times: it may take away what the score adds.
     """
 
-    def __init__(self, hidden: int = 16) -> None:
+    def __init__(self, hidden: int = 64) -> None:
         super().__init__()
         self.units: Tensor
         self.register_buffer("units", torch.tensor([1.0, 1.0, DAY_S, DAY_S]), persistent=False)

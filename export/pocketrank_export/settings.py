@@ -89,6 +89,8 @@ class TrainingConfig:
         target: what is asked: "session", at its start, with all its items as targets (groceries, where the order in a
             basket says nothing); "next", before every event, with that one (films, music). Of head "next_item" only.
         repeats: whether users come back to items; where not, those they had are left out of rankings.
+        robustness: 0 to 1, q of the generalised cross-entropy: the nearer to 1, the less a target teaches that nothing
+            foretells; 0 is cross-entropy itself (head "next_item").
         negatives: items that a step's targets are held against, drawn by popularity; 0 for the whole catalogue.
         positive: behaviours that count as a click (head "click").
         split: what is kept for `evaluate`: "time", the newest; "last", the last of each user.
@@ -120,6 +122,7 @@ class TrainingConfig:
 
     target: str = "session"
     repeats: bool = True
+    robustness: float = 0.0
     negatives: int = 0
     positive: list[str] = field(default_factory=lambda: ["click", "buy"])
     split: str = "time"
@@ -149,6 +152,7 @@ class TrainingConfig:
         hold("target", self.target, self.target in ("session", "next"), "'session' or 'next'")
         hold("split", self.split, self.split in ("time", "last"), "'time' or 'last'")
         hold("last", self.last, self.last >= 1, "1 or more")
+        hold("robustness", self.robustness, 0 <= self.robustness <= 1, "0 to 1")
         hold("negatives", self.negatives, self.negatives >= 0, "0 or more")
         hold("teacher", self.teacher, self.teacher == 0 or self.teacher >= 2, "2 or more, or 0 for none")
         hold("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "0 to 1")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pocketrank_export.fusion import Cached, Fusion, Live, Parts, pauses, session_of
-from pocketrank_export.layers import Block, Numbers, seen_before, unseen
+from pocketrank_export.layers import DAY_S, MASKED, Block, Numbers, seen_before, squash, unseen
 
 
 class Attention(Fusion):
@@ -29,6 +29,10 @@ class Attention(Fusion):
         if config.head == "next_item":
             nn.init.zeros_(self.norm.weight)  # it starts from what item memory says, and adds to it
 
+    def lengths(self) -> list[Tensor]:
+        """See `Fusion`."""
+        return [self.norm.weight, self.norm.bias]
+
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """Fuse; H = 1."""
         batch, _, _, width = cached.vectors.shape
@@ -47,24 +51,30 @@ class Prefix(Fusion):
     """Segments stand as memory tokens before the live events in a small causal transformer.
 
     One learned token between the two is always present, so a user with nothing at all is a valid input. The state is
-    read at the newest live event, or at that token; the last layer is computed there alone. Segments have their age
-    as the session began, and live events the pause before them: so nothing depends on when it is asked but a state
-    without live events, and one pass answers every question of a session.
+    read at the newest live event, or at that token; the last layer is computed there alone. To it comes, number by
+    number weighed, what the newest segments were about: layers need not learn what co-occurrence says. Segments have
+    their age as the session began, and live events the pause before them: so nothing depends on when it is asked but a
+    state without live events, and one pass answers every question of a session.
     """
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         config, width = parts.config, parts.config.width
         self.start = nn.Parameter(torch.zeros(1, 1, width))
-        self.segment = nn.Parameter(torch.zeros(width))
         self.aged = Numbers(2, width)
         self.behavior = nn.Embedding(parts.behaviors, width)
         self.numbers = Numbers(2, width)
         self.position = nn.Parameter(torch.zeros(parts.length, width))
         self.blocks = nn.ModuleList(Block(width, config.fusion_shape, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        if config.head == "next_item":
-            nn.init.zeros_(self.norm.weight)  # it starts from what item memory says, and adds to it
+        self.fading, self.recent = nn.Parameter(torch.tensor(4.0)), nn.Parameter(torch.zeros(width))
+        if config.head == "next_item":  # it starts from what item memory and co-occurrence say, and adds to it
+            nn.init.zeros_(self.norm.weight)
+            nn.init.ones_(self.recent)
+
+    def lengths(self) -> list[Tensor]:
+        """See `Fusion`."""
+        return [self.norm.weight, self.norm.bias, self.recent]
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """Fuse; H = 1."""
@@ -72,7 +82,7 @@ class Prefix(Fusion):
         there = functional.pad(live.mask, (1, 0), value=1.0)
         newest = there - functional.pad(live.mask, (0, 1))
         here = newest[:, None, :] @ x[:, -newest.shape[1] :]
-        state: Tensor = self.norm(self.blocks[-1](here, x, bias[:, :, -1:]))
+        state: Tensor = self.norm(self.blocks[-1](here, x, bias[:, :, -1:])) + self._recent(cached, live)
         return state, torch.zeros_like(state[..., 0])
 
     def asked(self, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,22 +90,32 @@ class Prefix(Fusion):
         x, bias = self._before_the_last(cached, live)
         asked = live.items.shape[1] + 1
         states = self.norm(self.blocks[-1](x[:, -asked:], x, bias[:, :, -asked:]))
-        state: Tensor = states[example, position][:, None]
+        state: Tensor = states[example, position][:, None] + self._recent(cached, live)[example]
         return state, torch.zeros_like(state[..., 0])
 
     def _before_the_last(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """(B, N, D) tokens before the last layer, and what each may see as an attention's bias."""
-        batch, width = cached.vectors.shape[0], cached.vectors.shape[3]
-        since_s = live.age_s[:, :1] * live.mask[:, :1]
-        aged = self.aged((cached.age_s - since_s).clamp(min=0.0), cached.weight)
-        memory, memory_mask = memory_tokens(cached, aged + self.segment)
+        memory, memory_mask = memory_tokens(cached, self.aged(age_then(cached, live), cached.weight))
+        start = self.start.expand(len(live.mask), 1, -1)
         events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
         events = events + self.position[: live.items.shape[1]]
-        x = torch.cat([memory, self.start.expand(batch, 1, width), events], dim=1)
+        x = torch.cat([memory, start, events], dim=1)
         bias = seen_before(torch.cat([memory_mask, functional.pad(live.mask, (1, 0), value=1.0)], dim=1))
         for block in self.blocks[:-1]:
             x = block(x, x, bias)
         return x, bias
+
+    def _recent(self, cached: Cached, live: Live) -> Tensor:
+        """(B, 1, D) weighed mean of the segments' vectors, each by (1 + its age in days)^-fading; zero without any."""
+        faded = (1.0 - cached.mask) * MASKED - self.fading * squash(age_then(cached, live) / DAY_S)
+        share = torch.softmax(faded, dim=1) * cached.mask
+        mean: Tensor = self.recent * (share[:, None] @ cached.vectors.mean(dim=2))
+        return mean
+
+
+def age_then(cached: Cached, live: Live) -> Tensor:
+    """(B, S) seconds from each segment's end to the first live event, or to now without any."""
+    return (cached.age_s - live.age_s[:, :1] * live.mask[:, :1]).clamp(min=0.0)
 
 
 def memory_tokens(cached: Cached, about: Tensor) -> tuple[Tensor, Tensor]:

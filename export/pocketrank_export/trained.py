@@ -119,7 +119,7 @@ class Trained:
         """Read what `save` wrote.
 
         Raises:
-            NotReady: no trained model there.
+            NotReady: no trained model there, or one that another version trained.
         """
         path = folder / "model.json"
         if not path.is_file():
@@ -131,7 +131,7 @@ class Trained:
         vocabulary = Vocabulary(facts["items"], facts["behaviors"], arrays["counts"])
         features = Features.of_arrays(arrays)
         made = [
-            _loaded(new_model(chosen, vocabulary, policy, facts["slots"], known), arrays, prefix)
+            _loaded(new_model(chosen, vocabulary, policy, facts["slots"], known), arrays, prefix, folder)
             for chosen, prefix, known in ((config, "model", features), (memory_only(config), "memory_alone", None))
         ]
         return cls(
@@ -165,6 +165,14 @@ def new_model(
     return Model(config, len(vocabulary.items), len(vocabulary.behaviors), policy.max_events, slots, features)
 
 
-def _loaded(model: Model, arrays: dict[str, Any], prefix: str) -> Model:
-    model.load_state_dict({name: torch.from_numpy(arrays[f"{prefix}.{name}"]) for name in model.state_dict()})
+def _loaded(model: Model, arrays: dict[str, Any], prefix: str, folder: Path) -> Model:
+    wanted = {f"{prefix}.{name}": tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in wanted.items():
+        found = arrays[name].shape if name in arrays else "missing"
+        if found != shape:
+            raise NotReady(
+                f"{folder / WEIGHTS}: {name} is {found}, wanted {shape}: trained by another version of "
+                "pocketrank; train anew with: pocketrank train"
+            )
+    model.load_state_dict({name.removeprefix(f"{prefix}."): torch.from_numpy(arrays[name]) for name in wanted})
     return model.eval()

@@ -33,7 +33,7 @@ with warnings.catch_warnings():
     import lightning
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 
-MEMORY_RATE = 1e-2  # least learning rate of the item memory by itself
+MEMORY_RATE = 3e-3  # least learning rate of the item memory by itself
 LENGTHS = (1.0, 0.75, 0.5, 0.25)  # of a state, as a share of what training made it
 LARGE = 1e6  # scores above this may be why numbers overflow
 
@@ -223,24 +223,24 @@ def shrunk(model: Model, head: Head, validation: list[Batch]) -> float:
     Returns:
         How well it ranks then; 0 where the state has no length of its own.
     """
-    norm: torch.nn.LayerNorm | None = getattr(model.fusion, "norm", None)  # where something learned gives it a length
-    if norm is None or model.config.head != "next_item":
+    parts = [] if model.fusion is None else model.fusion.lengths()
+    if not parts or model.config.head != "next_item":
         return 0.0
     model.eval()
-    whole = norm.weight.clone(), norm.bias.clone()
+    whole = [part.clone() for part in parts]
     found: dict[float, float] = {}
     with torch.no_grad():
         for length in LENGTHS:
-            _set(norm, whole, length)
+            _set(parts, whole, length)
             found[length] = head.quality(model, validation)
         best = max(found, key=found.__getitem__)  # of equal ones the longest
-        _set(norm, whole, best)
+        _set(parts, whole, best)
     return found[best]
 
 
-def _set(norm: torch.nn.LayerNorm, whole: tuple[Tensor, Tensor], length: float) -> None:
-    for parameter, value in zip((norm.weight, norm.bias), whole, strict=True):
-        parameter.copy_(length * value)
+def _set(parts: list[Tensor], whole: list[Tensor], length: float) -> None:
+    for part, value in zip(parts, whole, strict=True):
+        part.copy_(length * value)
 
 
 @contextmanager

@@ -167,6 +167,7 @@ _GROCERIES = {
     "model.encoder_layers": 0,  # the order inside a basket says nothing
     "model.dropout": 0.2,
     "training.steps": 1200,
+    "training.robustness": 0.3,
     "training.rounds": 12,
     "training.patience": 12,  # what speaks against memory at first comes to speak for it
 }

@@ -160,9 +160,9 @@ def test_a_run_stopped_in_the_student_goes_on_there_with_the_teacher_it_had(
             raise KeyboardInterrupt
         return watched(self, batch)
 
-    def kept(self: Distilled, counts: np.ndarray, negatives: int, teacher: Teacher, weight: float) -> None:
+    def kept(self: Distilled, counts: np.ndarray, negatives: int, teacher: Teacher, *others: float) -> None:
         taught.append(teacher.states)
-        init(self, counts, negatives, teacher, weight)
+        init(self, counts, negatives, teacher, *others)
 
     monkeypatch.setattr(Distilled, "__init__", kept)
     with monkeypatch.context() as patch:

@@ -17,7 +17,11 @@ Events = dict[str, Tensor]
 
 def encoder_for(name: str) -> SegmentEncoder:
     torch.manual_seed(1)
-    return encoder_of(ModelConfig(encoder=name, width=D, vectors=1 if name == "mean" else 2), behaviors=3).eval()
+    made = encoder_of(ModelConfig(encoder=name, width=D, vectors=1 if name == "mean" else 2), behaviors=3).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():  # as if trained: some begin as zero
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
 
 
 def events(seed: int, count: int, length: int = L) -> Events:

@@ -12,7 +12,7 @@ from pocketrank_export.late import MaxSim
 from pocketrank_export.means import Concat, TimeDecay
 from pocketrank_export.reduction import reduced
 from pocketrank_export.settings import ModelConfig
-from pocketrank_export.tokens import Attention
+from pocketrank_export.tokens import Attention, Prefix
 
 DAY_S = 86400.0
 
@@ -77,6 +77,26 @@ def test_a_half_life_halves_the_weight_of_a_segment() -> None:
     with torch.no_grad():
         state, _ = fusion(cached_of([[3.0, 0.0], [0.0, 6.0]], [1.0, 1.0], [30 * DAY_S, 0.0]), live_of(None, 2))
     assert state[0, 0].tolist() == pytest.approx([1.0, 4.0], abs=1e-5)  # (0.5 [3, 0] + [0, 6]) / 1.5
+
+
+def test_segments_that_are_all_old_do_not_fade_to_nothing() -> None:
+    fusion = made(TimeDecay, width=2, slots=2, half_life_s=int(DAY_S))
+    state, _ = fusion(cached_of([[3.0, 0.0], [0.0, 6.0]], [1.0, 1.0], [4001 * DAY_S, 4000 * DAY_S]), live_of(None, 2))
+    assert state[0, 0].tolist() == pytest.approx([1.0, 4.0], abs=1e-2)
+    state.sum().backward()
+    assert all(torch.isfinite(value.grad).all() for value in fusion.parameters() if value.grad is not None)
+
+
+def test_a_prefix_begins_as_what_the_newest_segments_were_about() -> None:
+    """Ages of 1 and 3 days before the session, which goes on for two: 2^-4 and 4^-4 are 16 to 1."""
+    fusion = made(Prefix, width=2, slots=2)
+    cached = cached_of([[3.0, 0.0], [0.0, 34.0]], [1.0, 1.0], [5 * DAY_S, 3 * DAY_S])
+    live = live_of([7.0, 7.0], 2)._replace(age_s=torch.tensor([[2 * DAY_S]]))
+    with torch.no_grad():
+        state, _ = fusion(cached, live)
+        nothing, _ = fusion(cached._replace(mask=torch.zeros(1, 2)), live)
+    assert state[0, 0].tolist() == pytest.approx([3 / 17, 32.0], abs=1e-4)
+    assert not nothing.any()
 
 
 def test_attention_of_somebody_with_nothing_reads_the_learned_token() -> None:

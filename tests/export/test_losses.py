@@ -6,7 +6,7 @@ import torch
 
 from pocketrank.segments import SessionGap
 from pocketrank_export.examples import Batch, Builder
-from pocketrank_export.losses import log_chance, sampled_loss, softmax_loss, target_scores
+from pocketrank_export.losses import generalised, log_chance, sampled_loss, softmax_loss, target_scores
 from pocketrank_export.model import Model
 from pocketrank_export.scoring import batch_scores, batch_states
 from pocketrank_export.settings import ModelConfig
@@ -35,10 +35,20 @@ def model(request: pytest.FixtureRequest) -> Model:
     return model
 
 
-def test_a_sample_of_every_item_once_is_the_catalogue(model: Model, batch: Batch) -> None:
+@pytest.mark.parametrize("robustness", [0.0, 0.3])
+def test_a_sample_of_every_item_once_is_the_catalogue(model: Model, batch: Batch, robustness: float) -> None:
     fair = torch.full((6,), -np.log(6.0), dtype=torch.float32)
-    found = sampled_loss(model, batch, torch.randperm(6), fair, 0.0)
-    assert torch.allclose(found, softmax_loss(batch_scores(model, batch), batch), atol=1e-5)
+    found = sampled_loss(model, batch, torch.randperm(6), fair, 0.0, robustness)
+    assert torch.allclose(found, softmax_loss(batch_scores(model, batch), batch, robustness), atol=1e-5)
+
+
+def test_a_robust_loss_is_cross_entropy_where_q_is_small_and_teaches_by_p_to_the_q() -> None:
+    missed = torch.tensor([0.1, 2.0, 9.0], requires_grad=True)
+    assert torch.allclose(generalised(missed, 1e-6), missed, rtol=1e-4)
+    assert torch.allclose(generalised(missed, 1.0), 1 - torch.exp(-missed))
+    generalised(missed, 0.3).sum().backward()
+    assert missed.grad is not None
+    assert torch.allclose(missed.grad, torch.exp(-missed.detach()) ** 0.3)
 
 
 def test_what_is_drawn_more_often_counts_less(model: Model, batch: Batch) -> None:

@@ -91,8 +91,13 @@ def test_a_variant_is_smaller_says_what_it_costs_and_has_the_same_bytes_again(
 
 
 def test_graphs_that_would_be_larger_stay_float32_and_a_variant_of_these_alone_is_refused(
-    shop: Path, capsys: pytest.CaptureFixture[str]
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def is_larger(path: Path, whole: Path) -> bool:  # as if the item memory's were smaller than they are
+        spared = 4000 if path.stem == "memory" else 0
+        return path.stat().st_size >= whole.stat().st_size - spared
+
+    monkeypatch.setattr(shipping, "_is_larger", is_larger)
     whole = content(shop / "bundle")
     facts = export(shop, capsys, "--budget-loss", "1")
     assert facts["variants"]["fp16"]["kept_fp32"] == ["memory.onnx", "memory.tflite"]

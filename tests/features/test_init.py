@@ -13,7 +13,7 @@ from pocketrank_features.sources import open_source
 
 GROCERIES = (
     *("segments.gap_s=1", "segments.max_events=32", "memory.items=160", "model.encoder_layers=0", "model.dropout=0.2"),
-    *("training.steps=1200", "training.rounds=12", "training.patience=12"),
+    *("training.steps=1200", "training.rounds=12", "training.patience=12", "training.robustness=0.3"),
 )
 FEATURE_REPO = Path(__file__).parents[2] / "feature_repo"
 
