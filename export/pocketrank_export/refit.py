@@ -103,7 +103,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
         validation={"memory_alone": quality(old.memory_alone, head, sessions), "pocketrank": after},
         training_set={"encoder_id": found.encoder_id, "sync_delay_s": found.sync_delay_s, "examples": examples},
     )
-    is_better = before is None or np.float32(after) > np.float32(before)  # training may keep its best in float32
+    is_better = before is None or bool(np.float32(after) > np.float32(before))  # a round is judged in float32
     if is_better:
         refitted.save(project.model_dir)
     shutil.rmtree(checkpoints.parent, ignore_errors=True)
