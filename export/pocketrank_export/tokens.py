@@ -78,24 +78,26 @@ class Prefix(Fusion):
 
     def forward(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """Fuse; H = 1."""
+        cached = begun(cached, live)
         x, bias = self._before_the_last(cached, live)
         there = functional.pad(live.mask, (1, 0), value=1.0)
         newest = there - functional.pad(live.mask, (0, 1))
         here = newest[:, None, :] @ x[:, -newest.shape[1] :]
-        state: Tensor = self.norm(self.blocks[-1](here, x, bias[:, :, -1:])) + self._recent(cached, live)
+        state: Tensor = self.norm(self.blocks[-1](here, x, bias[:, :, -1:])) + self._recent(cached)
         return state, torch.zeros_like(state[..., 0])
 
     def asked(self, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """All questions in one pass; see `Fusion`."""
+        cached = begun(cached, live)
         x, bias = self._before_the_last(cached, live)
         asked = live.items.shape[1] + 1
         states = self.norm(self.blocks[-1](x[:, -asked:], x, bias[:, :, -asked:]))
-        state: Tensor = states[example, position][:, None] + self._recent(cached, live)[example]
+        state: Tensor = states[example, position][:, None] + self._recent(cached)[example]
         return state, torch.zeros_like(state[..., 0])
 
     def _before_the_last(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """(B, N, D) tokens before the last layer, and what each may see as an attention's bias."""
-        memory, memory_mask = memory_tokens(cached, self.aged(age_then(cached, live), cached.weight))
+        memory, memory_mask = memory_tokens(cached, self.aged(cached.age_s, cached.weight))
         start = self.start.expand(len(live.mask), 1, -1)
         events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
         events = events + self.position[: live.items.shape[1]]
@@ -105,17 +107,17 @@ class Prefix(Fusion):
             x = block(x, x, bias)
         return x, bias
 
-    def _recent(self, cached: Cached, live: Live) -> Tensor:
+    def _recent(self, cached: Cached) -> Tensor:
         """(B, 1, D) weighed mean of the segments' vectors, each by (1 + its age in days)^-fading; zero without any."""
-        faded = (1.0 - cached.mask) * MASKED - self.fading * squash(age_then(cached, live) / DAY_S)
+        faded = (1.0 - cached.mask) * MASKED - self.fading * squash(cached.age_s / DAY_S)
         share = torch.softmax(faded, dim=1) * cached.mask
         mean: Tensor = self.recent * (share[:, None] @ cached.vectors.mean(dim=2))
         return mean
 
 
-def age_then(cached: Cached, live: Live) -> Tensor:
-    """(B, S) seconds from each segment's end to the first live event, or to now without any."""
-    return (cached.age_s - live.age_s[:, :1] * live.mask[:, :1]).clamp(min=0.0)
+def begun(cached: Cached, live: Live) -> Cached:
+    """The segments with their ages as of the first live event, or of now without any."""
+    return cached._replace(age_s=(cached.age_s - live.age_s[:, :1] * live.mask[:, :1]).clamp(min=0.0))
 
 
 def memory_tokens(cached: Cached, about: Tensor) -> tuple[Tensor, Tensor]:

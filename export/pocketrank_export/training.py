@@ -160,8 +160,9 @@ def fit(
     """Train, keeping the best round's weights in `model` and the newest checkpoint in `folder`.
 
     Of a ranking model without a fusion it trains item memory alone: biases stay where they start, at what is popular,
-    and the few weights learn faster. Interrupted and called again with the same folder, it goes on from the last round.
-    Where a loss or a weight is no longer finite it ends, says so, and the best round before that is kept.
+    and the few weights learn at MEMORY_RATE at least. Interrupted and called again with the same folder, it goes on
+    from the last round. Where a loss or a weight is no longer finite it ends, says so, and the best round before that
+    is kept.
 
     Args:
         model: what is trained.

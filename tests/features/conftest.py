@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ..redis_server import LACKING, find_program, running
+from .serving import Issuer, Served, Shop, served
 
 STARTER = Path(__file__).parents[2] / "feature_repo" / "pocketrank_features" / "starter"
 BIN = Path(sys.executable).parent
@@ -204,6 +205,19 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applied]:
     command = [BIN / "pocketrank", "pack", "2", "3", "--json", "--out", out]
     with subprocess.Popen(command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as pack:
         yield Applied(root, fresh, said, (pack, out))
+
+
+@pytest.fixture(scope="module")
+def issuer(shop: Shop) -> Issuer:
+    """Who signs tokens for the users of a module's `shop`."""
+    return Issuer(shop.root / "keys.json")
+
+
+@pytest.fixture(scope="module")
+def server(shop: Shop, issuer: Issuer) -> Iterator[Served]:
+    """That shop's `pocketrank serve`."""
+    with served(shop.root) as found:
+        yield found
 
 
 def _feast(root: Path, *arguments: str) -> "subprocess.Popen[str]":

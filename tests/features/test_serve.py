@@ -5,7 +5,6 @@ import gzip
 import json
 import socket
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,17 +37,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> Shop:
     shop = Shop(tmp_path_factory.mktemp("serve") / "shop", rows)
     shop.fill(lines([0, 1, 2, 3], range(6)), "2024-01-10T00:00:00")
     return shop
-
-
-@pytest.fixture(scope="module")
-def issuer(shop: Shop) -> Issuer:
-    return Issuer(shop.root / "keys.json")
-
-
-@pytest.fixture(scope="module")
-def server(shop: Shop, issuer: Issuer) -> Iterator[Served]:
-    with served(shop.root) as found:
-        yield found
 
 
 def test_a_user_gets_the_pack_that_the_command_writes_and_none_but_theirs(

@@ -40,17 +40,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> Shop:
     return shop
 
 
-@pytest.fixture(scope="module")
-def issuer(shop: Shop) -> Issuer:
-    return Issuer(shop.root / "keys.json")
-
-
-@pytest.fixture(scope="module")
-def server(shop: Shop, issuer: Issuer) -> Iterator[Served]:
-    with served(shop.root) as found:
-        yield found
-
-
 @pytest.fixture
 def phone(shop: Shop, tmp_path: Path) -> Iterator[Ranker]:
     own = write_bundle(tmp_path / "own", IDS, slots=5, encoder_id="e1", items_remembered=64)
