@@ -13,11 +13,12 @@ from pocketrank.scoring import Scorer
 from pocketrank.segments import MICROSECONDS, SessionGap
 from pocketrank_export.catalogue_graph import to_catalogue
 from pocketrank_export.exporting import GRAPHS, item_table, write_items, write_manifest
-from pocketrank_export.graphs import to_onnx, to_tflite
+from pocketrank_export.graphs import PARTED, to_onnx, to_tflite
 from pocketrank_export.history import Vocabulary
 from pocketrank_export.model import Model
 from pocketrank_export.on_phone import Phone
 from pocketrank_export.settings import ModelConfig, TrainingConfig
+from pocketrank_export.shared_weights import share_weights
 from pocketrank_export.split import Split
 from pocketrank_export.trained import Trained
 
@@ -56,6 +57,9 @@ def write_bundle(folder: Path, items: int, width: int, formats: tuple[str, ...] 
     for name in GRAPHS:
         for suffix in formats:
             (to_onnx if suffix == "onnx" else to_tflite)(model, trained.sizes, name, folder / f"{name}.{suffix}")
+    for name in PARTED:
+        to_onnx(model, trained.sizes, name, folder / f"{name}.onnx")
+        share_weights(folder / f"{name}.onnx", folder / "state.onnx")
     to_catalogue(trained.sizes, folder / "catalogue.onnx")
     write_items(folder, item_table(trained))
     tensors.save(folder / "golden.safetensors", {"none": np.zeros(0, np.float32)}, {})

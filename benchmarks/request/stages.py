@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from pocketrank import Ranker, engines
 from pocketrank.bundle import Bundle
 from pocketrank.choosing import best
 from pocketrank.engines import Arrays
+from pocketrank.quantise import FloatArray
 from pocketrank.segments import MICROSECONDS
 from pocketrank_export.settings import ModelConfig
 
@@ -40,16 +42,19 @@ def measure(items: int, candidates: int, width: int, histories: list[int], round
         bundle = write_bundle(folder / "bundle", items, width)
         packs = [write_pack(bundle, events, folder / f"{events}.pack") for events in histories]
         chosen = np.random.default_rng(0).choice(items, candidates, replace=False)
-        ids = [bundle.items.ids[row] for row in chosen]
+        ids, others = ([bundle.items.ids[row] for row in rows] for rows in (chosen, chosen[::-1]))
         rankers = [_live(bundle, path) for path in packs]
         work = {f"rank_{events}": _after_event(ranker, ids) for events, ranker in zip(histories, rankers, strict=True)}
         first, ready = rankers[0], rankers[0].prepare(ids)
         work["rank_cached_state_ids"] = lambda: first.rank(10, ids, now=NOW_S)
+        work["rank_cached_state_other_ids"] = _each_other_ids(first, ids, others)
         work["rank_cached_state"] = lambda: first.rank(10, ready, now=NOW_S)
         work["catalogue"] = lambda: first.rank(10, now=NOW_S)
         work["catalogue_fp32"] = _catalogue_fp32(bundle, first, folder)
         graphs = _Graphs(bundle, first, chosen)
         work["graphs"] = graphs.after_event
+        work["graphs_first"] = graphs.first_of_session
+        work["graphs_at_once"] = graphs.at_once
         work["products"] = _products(width, candidates)
         config = ModelConfig(width=width)
         for length in RIVALS:
@@ -86,19 +91,27 @@ def _after_event(ranker: Ranker, ids: list[str]) -> Work:
     return rank
 
 
+def _each_other_ids(ranker: Ranker, *lists: list[str]) -> Work:
+    """Never the same list twice in turn, so that every one is looked up."""
+    turns = cycle(lists)
+    return lambda: ranker.rank(10, next(turns), now=NOW_S)
+
+
 class _Graphs:
     """The runs of graphs in a request after an event, their inputs ready as the rivals' are."""
 
     def __init__(self, bundle: Bundle, ranker: Ranker, chosen: np.ndarray) -> None:
         situation = ranker._now(NOW_S * MICROSECONDS).situation
-        self.state, self.memory, self.score = (
-            engines.load(bundle.folder, name, "onnx") for name in ("state", "memory", "score")
+        self.state, self.segments, self.session, self.memory, self.score = (
+            engines.load(bundle.folder, name, "onnx") for name in ("state", "segments", "session", "memory", "score")
         )
         items = situation.memory.items
         half_life_s = bundle.manifest.memory_half_life_s
         features = situation.memory.table(NOW_S, half_life_s)
         self.remembered = {"memory": features, "bias": bundle.items.bias[items]}
-        self.inputs = situation.state_inputs(self.state, NOW_S * MICROSECONDS)
+        now_us = NOW_S * MICROSECONDS
+        self.whole, self.past = situation.state_inputs(self.state, now_us), situation.segment_inputs(now_us)
+        self.inputs = {**self.segments.run(self.past), **situation.session_inputs(now_us)}
         table = bundle.items
         self.candidates: Arrays = {
             "candidates": table.vectors[chosen],
@@ -107,18 +120,25 @@ class _Graphs:
         }
         self.state_bias = np.zeros(1, np.float32)
 
+    def first_of_session(self) -> None:
+        """What the segments are to the session is worked out, too."""
+        self.segments.run(self.past)
+        self.after_event()
+
     def after_event(self) -> None:
-        found = self.state.run(self.inputs)
-        self.memory.run(self.remembered)
-        self.score.run({"state": found["state"][0], "state_bias": found["state_bias"][0], **self.candidates})
+        self._scored(self.session.run(self.inputs)["state"][0])
+
+    def at_once(self) -> None:
+        """By the state graph, as an engine does that has no other."""
+        self._scored(self.state.run(self.whole)["state"][0])
 
     def and_scores(self, rival: engines.Graph, inputs: Arrays) -> Work:
-        def request() -> None:  # the same item memory is beside every model
-            state = next(iter(rival.run(inputs).values()))
-            self.memory.run(self.remembered)
-            self.score.run({"state": state, "state_bias": self.state_bias, **self.candidates})
+        return lambda: self._scored(next(iter(rival.run(inputs).values())))
 
-        return request
+    def _scored(self, state: FloatArray) -> None:
+        """The same item memory is beside every model."""
+        self.memory.run(self.remembered)
+        self.score.run({"state": state, "state_bias": self.state_bias, **self.candidates})
 
 
 def _write_trimmed(config: ModelConfig, length: int, path: Path) -> Arrays:
@@ -154,25 +174,27 @@ def _catalogue_fp32(bundle: Bundle, ranker: Ranker, folder: Path) -> Work:
 
 
 def _products(width: int, candidates: int) -> Work:
-    """The matrix products alone of a request after an event, by numpy: shapes of the fusion `prefix`, two layers."""
+    """The matrix products alone of a request after an event, by numpy: shapes of the fusion `prefix`, two layers.
+
+    Those of `session`: of the segments only keys and values are there.
+    """
     random = np.random.default_rng(0)
 
     def made(*shape: int) -> np.ndarray:
         return random.normal(size=shape).astype(np.float32)
 
-    tokens, heads = SEGMENTS + 1 + LIVE, 2
-    numbers = [(made(rows, 4), made(4, width), made(rows, width), made(width, width)) for rows in (SEGMENTS, LIVE)]
-    x, hidden = made(tokens, width), made(tokens, 2 * width)
+    own, tokens, heads = 1 + LIVE, SEGMENTS + 1 + LIVE, 2
+    few, first, many, second = made(LIVE, 4), made(4, width), made(LIVE, width), made(width, width)
+    x, hidden = made(own, width), made(own, 2 * width)
     query, key_value, out, up, down = (made(*shape) for shape in _shapes(width))
     key, value = made(heads, width // heads, tokens), made(heads, tokens, width // heads)
-    split, seen = made(heads, tokens, width // heads), made(heads, tokens, tokens)
+    split, seen = made(heads, own, width // heads), made(heads, own, tokens)
     table, state = made(candidates, width), made(width)
 
     def products() -> None:
-        for few, first, many, second in numbers:
-            few @ first, many @ second
-        for layer_tokens in (tokens, 1):  # the last layer is asked at one place
-            newest = slice(tokens - layer_tokens, None)
+        few @ first, many @ second
+        for layer_tokens in (own, 1):  # the last layer is asked at one place
+            newest = slice(own - layer_tokens, None)
             x[newest] @ query, x @ key_value, x[newest] @ out, x[newest] @ up, hidden[newest] @ down
             split[:, newest] @ key, seen[:, newest] @ value
         table @ state

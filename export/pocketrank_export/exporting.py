@@ -25,8 +25,10 @@ from pocketrank.signing import SIGNATURE
 from pocketrank_cli.command import progress
 from pocketrank_export.catalogue_graph import to_catalogue
 from pocketrank_export.examples import Builder
+from pocketrank_export.fusion import Causal
 from pocketrank_export.golden import golden_cases
-from pocketrank_export.graphs import to_onnx, to_tflite
+from pocketrank_export.graphs import PARTED, to_onnx, to_tflite
+from pocketrank_export.shared_weights import share_weights
 from pocketrank_export.trained import Trained
 
 LEAST_RUNTIME = "0.1.0"
@@ -90,12 +92,16 @@ def fill(
         raise UsageError('[model] fusion is "none": a baseline, not a model to ship; choose another and train again')
     sizes, items = trained.sizes, item_table(trained)
     jobs = [(name, write) for name in GRAPHS for write in (to_onnx, to_tflite)]
+    if isinstance(trained.model.fusion, Causal) and "state" in GRAPHS:
+        jobs += [(name, to_onnx) for name in PARTED]
     for name, write in progress(jobs, len(jobs), "export", "graphs"):
         path = folder / f"{name}.{'onnx' if write is to_onnx else 'tflite'}"
         if ready is not None and (ready / path.name).is_file():
             shutil.copyfile(ready / path.name, path)
         else:
             tell(path.name, write(trained.model, sizes, name, path))
+    for name in parts_in(folder):
+        share_weights(folder / f"{name}.onnx", folder / "state.onnx")
     if sizes.H == 1:
         to_catalogue(sizes, folder / "catalogue.onnx")
     write_items(folder, items)
@@ -108,6 +114,11 @@ def fill(
     parity = {name: parity_facts(_held(folder, name)) for name in engines.installed()}
     write_manifest(folder, trained, quality, parity)
     return parity
+
+
+def parts_in(folder: Path) -> list[str]:
+    """The graphs that a bundle's state graph is parted into; none where its fusion is not causal."""
+    return [name for name in PARTED if (folder / f"{name}.onnx").is_file()]
 
 
 def tell(name: str, remarks: Sequence[str]) -> None:

@@ -107,7 +107,7 @@ def fidelity(
     for variant, engine in keys:
         if (same := phones[FP32, engine]).bundle.manifest.encoder_id == bundles[variant].manifest.encoder_id:
             own = phones[variant, engine]
-            phones[variant, engine] = Phone(own.bundle, same.encoder, own.state, own.scorer)
+            phones[variant, engine] = Phone(own.bundle, same.encoder, own.fuser, own.scorer)
     asked = trained.split.test(builder)
     asked = asked if trained.config.head == "next_item" else of_known_items(asked)
     asked = asked.part(np.sort(np.random.default_rng(seed).permutation(len(asked))[:questions]))

@@ -45,6 +45,21 @@ class Live(NamedTuple):
     mask: Tensor
 
 
+class Kept(NamedTuple):
+    """What segments are to every event of a session; N = S K tokens.
+
+    Attributes:
+        keys, values: (B, layers, heads, N, head width).
+        mask: (B, N).
+        recent: (B, 1, D) what is added to the state.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+    recent: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Parts:
     """What a fusion is made of.
@@ -106,6 +121,18 @@ class Fusion(nn.Module):
             ),
         )
         return states
+
+
+class Causal(Fusion):
+    """A fusion in which no segment sees the session: what they are to it is worked out once, as it begins."""
+
+    def kept(self, cached: Cached) -> Kept:
+        """Of segments with ages as of the session's first event, or of now without any."""
+        raise TypeError(f"{type(self).__name__} keeps nothing")
+
+    def continued(self, kept: Kept, live: Live) -> tuple[Tensor, Tensor]:
+        """What `forward` gives for the segments and the live events."""
+        raise TypeError(f"{type(self).__name__} does not go on")
 
 
 def session_of(encoder: SegmentEncoder, live: Live) -> tuple[Tensor, Tensor]:

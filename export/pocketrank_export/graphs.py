@@ -4,6 +4,7 @@ Everything numeric is inside them, dequantising included, so that a client only 
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from pocketrank.bundle import Sizes
 from pocketrank_export.chatter import heard
-from pocketrank_export.fusion import Cached, Live
+from pocketrank_export.fusion import Cached, Causal, Kept, Live
 from pocketrank_export.model import Model
 from pocketrank_export.reduction import reduced
 
@@ -45,6 +46,48 @@ class StateGraph(nn.Module):
         return state, state_bias
 
 
+class SegmentsGraph(nn.Module):
+    """Cached vectors to what they are to every event of the session that begins."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.fusion = _causal(model)
+
+    def forward(self, vectors: Tensor, scales: Tensor, age_s: Tensor, weight: Tensor, mask: Tensor) -> Kept:
+        """See the table of graphs in docs/formats.md."""
+        return self.fusion.kept(Cached(vectors.to(torch.float32) * scales[..., None], age_s, weight, mask))
+
+
+class SessionGraph(nn.Module):
+    """What segments are to a session, and its events, to the state."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.fusion = _causal(model)
+
+    def forward(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        token_mask: Tensor,
+        recent: Tensor,
+        live_items: Tensor,
+        live_behavior: Tensor,
+        live_age_s: Tensor,
+        live_score: Tensor,
+        live_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """See the table of graphs in docs/formats.md."""
+        live = Live(live_items, live_behavior, live_age_s, live_score, live_mask)
+        return self.fusion.continued(Kept(keys, values, token_mask, recent), live)
+
+
+def _causal(model: Model) -> Causal:
+    if not isinstance(model.fusion, Causal):
+        raise ValueError(f"[model] fusion {model.config.fusion!r} keeps nothing of its segments")
+    return model.fusion
+
+
 class MemoryGraph(nn.Module):
     """What a user did with single items to what that adds to their scores."""
 
@@ -69,21 +112,31 @@ class ScoreGraph(nn.Module):
 
     def forward(self, state: Tensor, state_bias: Tensor, candidates: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
         """See the table of graphs in docs/formats.md."""
-        # The few numbers of the state are turned, not the many of the candidates.
-        match = (candidates.to(torch.float32) @ state.transpose(0, 1)) * scales[:, None] + state_bias
-        return reduced(match, self.reduce, axis=1) + bias
+        # In this order engines take one vector by a matrix for what it is; the transposition becomes part of the product.
+        match = (state @ candidates.to(torch.float32).transpose(0, 1)) * scales + state_bias[:, None]
+        return reduced(match, self.reduce) + bias
 
 
 OPSET = 20
-OUTPUTS = {"encoder": ["vectors"], "state": ["state", "state_bias"], "memory": ["added"], "score": ["scores"]}
+PARTED = ("segments", "session")  # what the state graph is parted into where its fusion is causal, in ONNX alone
+OUTPUTS = {
+    "encoder": ["vectors"],
+    "state": ["state", "state_bias"],
+    "segments": ["keys", "values", "token_mask", "recent"],
+    "session": ["state", "state_bias"],
+    "memory": ["added"],
+    "score": ["scores"],
+}
+_PAST = {name: {0: "B", 1: "S"} for name in ("vectors", "scales", "age_s", "weight", "mask")}
+_LIVE = {f"live_{name}": {0: "B", 1: "L"} for name in ("items", "behavior", "age_s", "score", "mask")}
+_STATE = {name: {0: "B", 1: "H"} for name in ("state", "state_bias")}
+_KEPT = {"keys": {0: "B", 3: "N"}, "values": {0: "B", 3: "N"}, "token_mask": {0: "B", 1: "N"}, "recent": {0: "B"}}
 # H is dynamic where it grows with S; the state graph's own outputs are here for the letters alone.
 _AXES: dict[str, dict[str, dict[int, str]]] = {
     "encoder": {name: {0: "B", 1: "L"} for name in ("items", "behavior", "gap_s", "score", "mask")},
-    "state": {
-        **{name: {0: "B", 1: "S"} for name in ("vectors", "scales", "age_s", "weight", "mask")},
-        **{f"live_{name}": {0: "B", 1: "L"} for name in ("items", "behavior", "age_s", "score", "mask")},
-        **{name: {0: "B", 1: "H"} for name in ("state", "state_bias")},
-    },
+    "state": {**_PAST, **_LIVE, **_STATE},
+    "segments": {**_PAST, **_KEPT},
+    "session": {**_KEPT, **_LIVE, **_STATE},
     "memory": {name: {0: "F"} for name in ("memory", "bias", "added")},
     "score": {
         **{name: {0: "H"} for name in ("state", "state_bias")},
@@ -94,12 +147,20 @@ _AXES: dict[str, dict[str, dict[int, str]]] = {
 
 def graph(model: Model, name: str) -> nn.Module:
     """One of them, ready to run or export."""
-    made = {"encoder": lambda model: model.encoder, "state": StateGraph, "memory": MemoryGraph, "score": ScoreGraph}
-    found: nn.Module = made[name](model)
+    found: nn.Module = model.encoder if name == "encoder" else _MODULES[name](model)
     return found.eval()
 
 
-def samples(sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
+_MODULES: dict[str, Callable[[Model], nn.Module]] = {
+    "state": StateGraph,
+    "segments": SegmentsGraph,
+    "session": SessionGraph,
+    "memory": MemoryGraph,
+    "score": ScoreGraph,
+}
+
+
+def samples(model: Model, sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
     """Inputs of the right shapes and types for one graph, by input name."""
     s, k, n, d, h, i = sizes.S, sizes.K, sizes.L, sizes.D, sizes.H, sizes.score_chunk
     zeros = torch.zeros
@@ -107,19 +168,28 @@ def samples(sizes: Sizes, name: str, batch: int) -> dict[str, Tensor]:
     behavior = zeros(batch, n, dtype=torch.int32)
     if name == "encoder":
         return {"items": zeros(batch, n, d), "behavior": behavior, "gap_s": zeros(batch, n), **events}
+    past = {
+        "vectors": zeros(batch, s, k, d, dtype=torch.int8),
+        "scales": torch.ones(batch, s, k),
+        "age_s": zeros(batch, s),
+        "weight": torch.ones(batch, s),
+        "mask": torch.ones(batch, s),
+    }
+    live = {
+        "live_items": zeros(batch, n, d),
+        "live_behavior": behavior,
+        "live_age_s": zeros(batch, n),
+        "live_score": events["score"],
+        "live_mask": events["mask"],
+    }
     if name == "state":
-        return {
-            "vectors": zeros(batch, s, k, d, dtype=torch.int8),
-            "scales": torch.ones(batch, s, k),
-            "age_s": zeros(batch, s),
-            "weight": torch.ones(batch, s),
-            "mask": torch.ones(batch, s),
-            "live_items": zeros(batch, n, d),
-            "live_behavior": behavior,
-            "live_age_s": zeros(batch, n),
-            "live_score": events["score"],
-            "live_mask": events["mask"],
-        }
+        return {**past, **live}
+    if name == "segments":
+        return past
+    if name == "session":
+        with torch.no_grad():
+            kept = graph(model, "segments")(**past)
+        return {**dict(zip(OUTPUTS["segments"], kept, strict=True)), **live}
     if name == "memory":
         return {"memory": zeros(max(sizes.F, 1), 4), "bias": zeros(max(sizes.F, 1))}
     return {
@@ -139,7 +209,7 @@ def to_onnx(model: Model, sizes: Sizes, name: str, path: Path) -> list[str]:
     """
     import onnx  # noqa: PLC0415
 
-    inputs = samples(sizes, name, batch=2)
+    inputs = samples(model, sizes, name, batch=2)
     fixed = () if sizes.H > 1 else ("H",)
     shapes = {
         key: {axis: torch.export.Dim.DYNAMIC for axis, letter in _AXES[name][key].items() if letter not in fixed}
@@ -174,7 +244,8 @@ def to_tflite(model: Model, sizes: Sizes, name: str, path: Path) -> list[str]:
         import litert_torch  # noqa: PLC0415
 
         edge = litert_torch.convert(
-            _NamedOutputs(graph(model, name), OUTPUTS[name]).eval(), sample_kwargs=samples(sizes, name, batch=1)
+            _NamedOutputs(graph(model, name), OUTPUTS[name]).eval(),
+            sample_kwargs=samples(model, sizes, name, batch=1),
         )
         edge.export(str(path))
     return remarks

@@ -44,16 +44,24 @@ class Attention(nn.Module):
 
         Args:
             x: (B, Q, D) queries.
-            context: (B, N, D) keys and values.
+            context: (B, N, D) what keys and values are made of.
             bias: broadcastable to (B, 1, Q, N); 0 where seen, MASKED where not.
 
         Returns:
             (B, Q, D).
         """
+        return self.attend(x, *self.keys_values(context), bias)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, heads, N, head width) keys, and as many values, of a (B, N, D) context."""
         key, value = self.key_value(context).chunk(2, dim=-1)
-        q, k, v = self._split(self.query(x)), self._split(key), self._split(value)
-        weights = torch.softmax(q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + bias, dim=-1)
-        mixed = (self.dropout(weights) @ v).transpose(1, 2)
+        return self._split(key), self._split(value)
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """The same, given keys and values."""
+        q = self._split(self.query(x))
+        weights = torch.softmax(q @ keys.transpose(-1, -2) * (q.shape[-1] ** -0.5) + bias, dim=-1)
+        mixed = (self.dropout(weights) @ values).transpose(1, 2)
         merged: Tensor = self.out(mixed.reshape(x.shape[0], x.shape[1], self.inner))
         return merged
 
@@ -75,7 +83,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         """(B, Q, D) queries over a (B, N, D) context; see `Attention`."""
-        x = x + self.dropout(self.attention(self.norm_attention(x), self.norm_attention(context), bias))
+        return self.attend(x, *self.keys_values(context), bias)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a context, for `attend`; see `Attention`."""
+        return self.attention.keys_values(self.norm_attention(context))
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """The layer, given keys and values."""
+        x = x + self.dropout(self.attention.attend(self.norm_attention(x), keys, values, bias))
         mixed: Tensor = x + self.dropout(self.forward_net(self.norm_forward(x)))
         return mixed
 

@@ -6,6 +6,7 @@ torch modules they are exported from, so that a model can be asked before it is 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pocketrank.bundle import Bundle
 from pocketrank.cache import Observed
 from pocketrank.encoding import Encoder, Events
 from pocketrank.engines import Graph
+from pocketrank.fuser import Fuser
 from pocketrank.pack import Pack
 from pocketrank.scoring import Scorer as ItemScorer
 from pocketrank.segments import MICROSECONDS
@@ -54,27 +56,28 @@ class Phone:
 
     Attributes:
         bundle: item table and manifest.
-        encoder, state: its graphs.
-        scorer: runs the others.
+        encoder: its encoder graph.
+        fuser, scorer: run the others.
     """
 
     bundle: Bundle
     encoder: Graph
-    state: Graph
+    fuser: Fuser
     scorer: ItemScorer
 
     @classmethod
     def of(cls, trained: Trained) -> "Phone":
         """One that runs a model which need not be exported; the model must have a fusion."""
         bundle = Bundle(Path(), manifest_of(trained, "none", "none", {}, {}, {}), item_table(trained))
-        encoder, state = (TorchGraph(trained.model, name) for name in ("encoder", "state"))
-        return cls(bundle, encoder, state, ItemScorer(bundle, lambda name, _: TorchGraph(trained.model, name)))
+        graph = partial(TorchGraph, trained.model)
+        scorer = ItemScorer(bundle, lambda name, _: graph(name))
+        return cls(bundle, graph("encoder"), Fuser(graph, is_parted=False), scorer)
 
     @classmethod
     def exported(cls, bundle: Bundle, engine: str) -> "Phone":
         """One that runs a bundle's own graphs; raises as `engines.load`."""
-        encoder, state = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state"))
-        return cls(bundle, encoder, state, ItemScorer.load(bundle, engine))
+        encoder = engines.load(bundle.folder, "encoder", engine)
+        return cls(bundle, encoder, Fuser.load(bundle, engine), ItemScorer.load(bundle, engine))
 
     def pack(self, past: Events, now_us: int, missing: int) -> Pack | None:
         """One user's pack as it was before the newest segments closed.
@@ -102,9 +105,9 @@ class Phone:
 
     def scores(self, situation: Situation, now_us: int) -> FloatArray:
         """(I,) scores of the whole catalogue."""
-        state = self.state.run(situation.state_inputs(self.state, now_us))
+        state = self.fuser.state(situation, now_us)
         added = self.scorer.remembered(situation.memory, now_us // MICROSECONDS)
-        return self.scorer.scores(self.scorer.all_items, state["state"][0], state["state_bias"][0], added)
+        return self.scorer.scores(self.scorer.all_items, *state, added)
 
     def _observed(self, events: Events) -> list[Observed]:
         ids, names = self.bundle.items.ids, self.bundle.manifest.behaviors

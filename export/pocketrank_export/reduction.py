@@ -8,13 +8,12 @@ from torch import Tensor
 REDUCTIONS = ("sum", "max", "lse")
 
 
-def reduced(match: Tensor, how: str, axis: int = -2) -> Tensor:
+def reduced(match: Tensor, how: str) -> Tensor:
     """Reduce over the state vectors.
 
     Args:
         match: (..., H, I) matches of each state vector with each candidate, its bias added; -1e9 where masked.
         how: "sum"; "max", the best match; or "lse", the log-sum-exp of all.
-        axis: where H is, if not there.
 
     Returns:
         (..., I).
@@ -22,8 +21,8 @@ def reduced(match: Tensor, how: str, axis: int = -2) -> Tensor:
     Source: Khattab and Zaharia, SIGIR 2020 (max); log-sum-exp is its smooth form, at most log H above.
     """
     if how == "sum":
-        return match.sum(dim=axis)
-    best = match.amax(dim=axis)
+        return match.sum(dim=-2)
+    best = match.amax(dim=-2)
     if how == "max":
         return best
-    return best + (match - best.unsqueeze(axis)).exp().sum(dim=axis).log()  # every exponent is at most 0
+    return best + (match - best.unsqueeze(-2)).exp().sum(dim=-2).log()  # every exponent is at most 0

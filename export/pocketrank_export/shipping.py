@@ -19,9 +19,10 @@ from pocketrank.bundle import Bundle
 from pocketrank.errors import MissingExtra, PocketRankError, is_interrupt
 from pocketrank_export import exporting
 from pocketrank_export.examples import Builder
-from pocketrank_export.exporting import Sign, parity_facts, signed, tell, write_manifest
+from pocketrank_export.exporting import Sign, parity_facts, parts_in, signed, tell, write_manifest
 from pocketrank_export.fidelity import FP32, METRIC, Fidelity, fidelity
 from pocketrank_export.report import table
+from pocketrank_export.shared_weights import share_weights
 from pocketrank_export.trained import Trained
 from pocketrank_export.variants import WITH_WEIGHTS, calibration, write_variant
 
@@ -248,19 +249,24 @@ def _make(
     """A variant's folder; returns which files stay float32, and why it cannot be had, "" where it can."""
     shutil.copytree(source, place)
     bundle, kept = Bundle.open(source), list[str]()
-    for name in names:
-        for suffix in (".onnx", ".tflite"):
-            path = place / f"{name}{suffix}"
-            try:
-                tell(path.name, write_variant(variant, source / path.name, path, calibration(bundle, name)))
-            except Exception as error:  # what a converter raises is its own affair
-                if is_interrupt(error):
-                    raise
-                return kept, f"{path.name} cannot be made: {_told(error)}"
-            if _is_larger(path, source / path.name):
-                shutil.copy(source / path.name, path)
-                kept.append(path.name)
-    if len(kept) == 2 * len(names):
+    files = [f"{name}{suffix}" for name in names for suffix in (".onnx", ".tflite")]
+    parts = [f"{name}.onnx" for name in parts_in(source)]
+    for file in [*files, *parts]:
+        if file in parts and "state.onnx" in kept:
+            continue  # its weights are those of the file that stayed
+        path = place / file
+        try:
+            tell(file, write_variant(variant, source / file, path, calibration(bundle, path.stem)))
+            if file in parts:
+                share_weights(path, place / "state.onnx")
+        except Exception as error:  # what a converter raises is its own affair
+            if is_interrupt(error):
+                raise
+            return kept, f"{file} cannot be made: {_told(error)}"
+        if file in files and _is_larger(path, source / file):
+            shutil.copy(source / file, path)
+            kept.append(file)
+    if len(kept) == len(files):
         return kept, f"{', '.join(kept)} would all be larger than in fp32"
     if reason := _cannot_run(place, there):
         return kept, reason
@@ -274,7 +280,7 @@ def _is_larger(path: Path, whole: Path) -> bool:
 
 def _cannot_run(place: Path, there: Sequence[str]) -> str:
     for engine in there:
-        for name in exporting.GRAPHS:
+        for name in [*exporting.GRAPHS, *(parts_in(place) if engine == "onnx" else ())]:
             try:
                 engines.load(place, name, engine)
             except PocketRankError as error:

@@ -3,11 +3,14 @@
 In both one learned token is always present, so that a user with nothing at all is a valid input.
 """
 
+from itertools import pairwise
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pocketrank_export.fusion import Cached, Fusion, Live, Parts, pauses, session_of
+from pocketrank_export.fusion import Cached, Causal, Fusion, Kept, Live, Parts, pauses, session_of
 from pocketrank_export.layers import DAY_S, MASKED, Block, Numbers, seen_before, squash, unseen
 
 
@@ -47,7 +50,7 @@ class Attention(Fusion):
         return state, torch.zeros_like(state[..., 0])
 
 
-class Prefix(Fusion):
+class Prefix(Causal):
     """Segments stand as memory tokens before the live events in a small causal transformer.
 
     One learned token between the two is always present, so a user with nothing at all is a valid input. The state is
@@ -81,8 +84,7 @@ class Prefix(Fusion):
         cached = begun(cached, live)
         x, bias = self._before_the_last(cached, live)
         there = functional.pad(live.mask, (1, 0), value=1.0)
-        newest = there - functional.pad(live.mask, (0, 1))
-        here = newest[:, None, :] @ x[:, -newest.shape[1] :]
+        here = _newest(x[:, -there.shape[1] :], there)
         state: Tensor = self.norm(self.blocks[-1](here, x, bias[:, :, -1:])) + self._recent(cached)
         return state, torch.zeros_like(state[..., 0])
 
@@ -95,13 +97,44 @@ class Prefix(Fusion):
         state: Tensor = states[example, position][:, None] + self._recent(cached)[example]
         return state, torch.zeros_like(state[..., 0])
 
+    def kept(self, cached: Cached) -> Kept:
+        """See `Causal`."""
+        x, mask = memory_tokens(cached, self.aged(cached.age_s, cached.weight))
+        bias, found = seen_before(mask), [self._layers[0].keys_values(x)]
+        for block, after in pairwise(self._layers):
+            x = block.attend(x, *found[-1], bias)
+            found.append(after.keys_values(x))
+        keys, values = (torch.stack(of_layers, dim=1) for of_layers in zip(*found, strict=True))
+        return Kept(keys, values, mask, self._recent(cached))
+
+    def continued(self, kept: Kept, live: Live) -> tuple[Tensor, Tensor]:
+        """See `Causal`."""
+        x, there = self._session(live), functional.pad(live.mask, (1, 0), value=1.0)
+        bias = seen_before(torch.cat([kept.mask, there], dim=1))[:, :, -x.shape[1] :]
+        for number, block in enumerate(self._layers):
+            keys, values = block.keys_values(x)
+            keys = torch.cat([kept.keys[:, number], keys], dim=2)
+            values = torch.cat([kept.values[:, number], values], dim=2)
+            if block is self._layers[-1]:
+                x, bias = _newest(x, there), bias[:, :, -1:]
+            x = block.attend(x, keys, values, bias)
+        state: Tensor = self.norm(x) + kept.recent
+        return state, torch.zeros_like(state[..., 0])
+
+    @property
+    def _layers(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
+
+    def _session(self, live: Live) -> Tensor:
+        """(B, 1 + L, D) the learned token and those of the live events."""
+        events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
+        events = events + self.position[: live.items.shape[1]]
+        return torch.cat([self.start.expand(len(live.mask), 1, -1), events], dim=1)
+
     def _before_the_last(self, cached: Cached, live: Live) -> tuple[Tensor, Tensor]:
         """(B, N, D) tokens before the last layer, and what each may see as an attention's bias."""
         memory, memory_mask = memory_tokens(cached, self.aged(cached.age_s, cached.weight))
-        start = self.start.expand(len(live.mask), 1, -1)
-        events = live.items + self.behavior(live.behavior) + self.numbers(pauses(live), live.score)
-        events = events + self.position[: live.items.shape[1]]
-        x = torch.cat([memory, start, events], dim=1)
+        x = torch.cat([memory, self._session(live)], dim=1)
         bias = seen_before(torch.cat([memory_mask, functional.pad(live.mask, (1, 0), value=1.0)], dim=1))
         for block in self.blocks[:-1]:
             x = block(x, x, bias)
@@ -113,6 +146,12 @@ class Prefix(Fusion):
         share = torch.softmax(faded, dim=1) * cached.mask
         mean: Tensor = self.recent * (share[:, None] @ cached.vectors.mean(dim=2))
         return mean
+
+
+def _newest(x: Tensor, there: Tensor) -> Tensor:
+    """(B, 1, D) the last of (B, M, D) tokens that is there, by a (B, M) mask of 1 and then 0."""
+    newest = there - functional.pad(there[:, 1:], (0, 1))
+    return newest[:, None] @ x
 
 
 def begun(cached: Cached, live: Live) -> Cached:

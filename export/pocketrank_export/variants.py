@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketrank import tensors
+from pocketrank import engines, tensors
 from pocketrank.bundle import Bundle
 from pocketrank.engines import Arrays
+from pocketrank.fuser import parts_of
 from pocketrank_export.chatter import heard
-from pocketrank_export.graphs import stripped
+from pocketrank_export.graphs import PARTED, stripped
 
 VARIANTS = ("fp32", "fp16", "int8_weights", "int8")
 WITH_WEIGHTS = ("encoder", "state", "memory")  # `score` and `catalogue` multiply what they are fed
@@ -45,13 +46,19 @@ def write_variant(variant: str, source: Path, target: Path, cases: Sequence[Arra
 
 
 def calibration(bundle: Bundle, name: str) -> list[Arrays]:
-    """Inputs of one graph of `WITH_WEIGHTS` from the golden cases, one row each, as a phone would feed them."""
+    """Inputs of one graph of `WITH_WEIGHTS` or `PARTED` from the golden cases, one row each, as a phone feeds them."""
     golden, _ = tensors.read(bundle.folder / "golden.safetensors")
     if name == "memory":
         lacking = max(bundle.sizes.F - golden["score.memory_rows"].shape[1], 0)  # of the F that a TFLite graph takes
         places = np.pad(golden["score.memory_rows"], [(0, 0), (0, lacking)], constant_values=-1)
         cases = zip(places, np.pad(golden["score.memory"], [(0, 0), (0, lacking), (0, 0)]), strict=True)
         return [{"memory": features, "bias": bundle.items.bias[items]} for items, features in cases]
+    if name in PARTED:
+        parts = [parts_of(case) for case in calibration(bundle, "state")]
+        if name == "segments":
+            return [past for past, _ in parts]
+        segments = engines.load(bundle.folder, "segments", "onnx")
+        return [{**segments.run(past), **live} for past, live in parts]
     rows, outputs = {"encoder": ("rows", ["vectors"]), "state": ("live_rows", ["state", "state_bias"])}[name]
     of_graph = {key.partition(".")[2]: value for key, value in golden.items() if key.startswith(f"{name}.")}
     fed = {key: value for key, value in of_graph.items() if key not in (rows, *outputs)}

@@ -21,9 +21,9 @@ from pocketrank.bundle import Bundle, ItemId
 from pocketrank.cache import SCORE_MOST, Cache, Observed
 from pocketrank.clock import CLOCK_STEP_S, Time, clock_us
 from pocketrank.deadline import Deadline, Pace, Wanted
-from pocketrank.encoding import Encoder, fills
-from pocketrank.engines import Graph
+from pocketrank.encoding import Encoder, fill, fills
 from pocketrank.errors import BadBundle, BadInput, BadPack, BundleMismatch, StoreFailed, UnknownItem
+from pocketrank.fuser import Fuser
 from pocketrank.pack import Pack
 from pocketrank.ranking import Ranking
 from pocketrank.reasons import Reason, reasons
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 REAL = int | float | np.integer | np.floating
+SAME_AGAIN = 10_000  # candidates at most that are looked up once for as long as the same ones are asked for
 
 
 class Ranker:
@@ -53,9 +54,10 @@ class Ranker:
         self._syncing: tuple[int, threading.Lock] = (0, threading.Lock())
         self._shipped = bundle.folder
         self._opener: Opener = Bundle.open
-        self._state, self._scorer, self._encoder = _graphs(bundle, engine)
+        self._fuser, self._scorer, self._encoder = _graphs(bundle, engine)
         self._pace = Pace()
         self._known: State | None = None
+        self._looked_up: tuple[tuple[ItemId, ...], Candidates] | None = None
         self._before: Situation | None = None
         self._content: bytes | None = None
         self._pack: Pack | None = None
@@ -204,7 +206,7 @@ class Ranker:
                 with self._pace.measured(wanted.stage, wanted.units(len(rows))):
                     top = wanted.hits(scores, rows, self.bundle.items)
             cut = known.cut(asked, len(chosen) if is_whole else len(rows))
-            by = self._state, self._scorer  # kept: another bundle may have taken its place when reasons are asked for
+            by = self._fuser, self._scorer  # kept: another bundle may have taken its place when reasons are asked for
             return Ranking(rows[top], scores[top], self._basis(situation), cut, self, situation, by, known.at_us)
 
     def prepare(self, candidates: Sequence[ItemId] | Candidates | None) -> Candidates:
@@ -221,12 +223,18 @@ class Ranker:
         self, candidates: Sequence[ItemId] | Candidates | None, deadline: Deadline | None
     ) -> tuple[Candidates, int]:
         """The candidates, of a list too long to look up in time its first ones; and how many there would have been."""
-        if deadline is None or not isinstance(candidates, Sequence) or isinstance(candidates, str | bytes):
+        if not isinstance(candidates, Sequence) or isinstance(candidates, str | bytes):
             found = self.prepare(candidates)
             return found, len(found)
-        fits = deadline.lookups(len(candidates))
-        with self._pace.measured("look up", fits):
+        ids = tuple(candidates[: SAME_AGAIN + 1])
+        if self._looked_up is not None and self._looked_up[0] == ids:
+            found = self._looked_up[1]
+            return found, len(found)
+        fits = len(candidates) if deadline is None else deadline.lookups(len(candidates))
+        with nullcontext() if deadline is None else self._pace.measured("look up", fits):
             found = self.prepare(candidates[:fits])
+        if fits == len(candidates) <= SAME_AGAIN:
+            self._looked_up = ids, found
         return found, len(found) + len(candidates) - fits
 
     def _left_out(
@@ -277,6 +285,7 @@ class Ranker:
         """
         with self._lock:
             self._cache.clear()
+            self._fuser.forget()
             self._content = self._pack = self._known = self._before = self.refused = None
             self._cache.erase()
 
@@ -335,9 +344,9 @@ class Ranker:
             if gone_until_us is not None:
                 self._cache.erase()
 
-    def _turn_to(self, bundle: Bundle, graphs: "tuple[Graph, Scorer, Encoder]") -> None:
-        self.bundle, (self._state, self._scorer, self._encoder) = bundle, graphs
-        self._content = self._before = None  # the pack is to be held against this bundle
+    def _turn_to(self, bundle: Bundle, graphs: "tuple[Fuser, Scorer, Encoder]") -> None:
+        self.bundle, (self._fuser, self._scorer, self._encoder) = bundle, graphs
+        self._content = self._before = self._looked_up = None  # the pack is to be held against this bundle
 
     def follow(self) -> None:
         """Take in what another process has done to the cache: events, a pack, a bundle. A request begins with it."""
@@ -403,11 +412,11 @@ class Ranker:
             situation = situate(self.bundle, self._encoder, self._pack, observed, now_us, self._before)
             self._before, segments = situation, len(situation.closed)
             situation = situation.newest(self._usable(segments, deadline))
-            inputs = situation.state_inputs(self._state, now_us)
-            with nullcontext() if deadline is None else self._pace.measured("state", inputs["mask"].shape[1]):
-                run = self._state.run(inputs)
+            size = fill(len(situation.closed), self.bundle.sizes.S)
+            with nullcontext() if deadline is None else self._pace.measured("state", size):
+                state, state_bias = self._fuser.state(situation, now_us)
             added = self._scorer.remembered(situation.memory, now_us // MICROSECONDS)
-            known = State(step, now_us, situation, segments, (run["state"][0], run["state_bias"][0], added))
+            known = State(step, now_us, situation, segments, (state, state_bias, added))
             self._known = known
         return known
 
@@ -416,15 +425,16 @@ class Ranker:
         most = self.bundle.sizes.S
         if deadline is None or not segments:
             return segments
-        return deadline.segments(segments, [most] if self._state.batch else fills(segments, most))
+        return deadline.segments(segments, [most] if self._fuser.batch else fills(segments, most))
 
     def _reasons(self, ranking: Ranking) -> list[tuple[Reason, ...]]:
         """Of every hit; one thread at a time, as whatever runs a graph."""
-        situation, (state, scorer), at_us = ranking._situation, ranking._graphs, ranking._at_us
+        situation, (fuser, scorer), at_us = ranking._situation, ranking._graphs, ranking._at_us
         with self._lock:
             hits = Candidates.of_rows(situation.bundle, ranking.rows)
             added = scorer.remembered(situation.memory, at_us // MICROSECONDS)
-            return reasons(situation, at_us, state, lambda *known: scorer.scores(hits, *known), added[ranking.rows])
+            score = partial(scorer.scores, hits)
+            return reasons(situation, at_us, fuser.whole, score, added[ranking.rows])
 
     def _basis(self, situation: Situation) -> tuple[str, ...]:
         there = {
@@ -436,10 +446,10 @@ class Ranker:
         return tuple(name for name, count in there.items() if count)
 
 
-def _graphs(bundle: Bundle, engine: str) -> tuple[Graph, Scorer, Encoder]:
+def _graphs(bundle: Bundle, engine: str) -> tuple[Fuser, Scorer, Encoder]:
     """What a bundle is ranked by."""
-    load = partial(engines.load, bundle.folder, engine=engine)
-    return load("state"), Scorer.load(bundle, engine), Encoder(bundle, load("encoder"), batch=1)
+    fuser, scorer = Fuser.load(bundle, engine), Scorer.load(bundle, engine)
+    return fuser, scorer, Encoder(bundle, engines.load(bundle.folder, "encoder", engine), batch=1)
 
 
 def _item_id(item: ItemId, who: str) -> ItemId:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketrank.bundle import Int64Array, ItemId
 from pocketrank.deadline import Cut
-from pocketrank.engines import Graph
+from pocketrank.fuser import Fuser
 from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason
 from pocketrank.scoring import Scorer
@@ -57,7 +57,7 @@ class Ranking(Sequence[Hit]):
     cut: Cut | None
     _ranker: "Ranker"
     _situation: Situation
-    _graphs: tuple[Graph, Scorer]
+    _graphs: tuple[Fuser, Scorer]
     _at_us: int
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from pocketrank import engines, tensors
 from pocketrank.bundle import Bundle, Manifest
 from pocketrank.engines import Arrays, Graph
 from pocketrank.errors import BadTensors
+from pocketrank.fuser import Fuser
 from pocketrank.scoring import Candidates, Scorer
 
 TOP = 20
@@ -90,37 +91,35 @@ def check(bundle: Bundle, engine: str) -> Parity:
     golden, _ = tensors.read(bundle.folder / "golden.safetensors")
     tensors.checked(golden, _GOLDEN, str(bundle.folder / "golden.safetensors"), {**asdict(bundle.sizes), "4": 4})
     _check_rows(golden, bundle)
-    encoder, state = (engines.load(bundle.folder, name, engine) for name in ("encoder", "state"))
+    encoder, fuser = engines.load(bundle.folder, "encoder", engine), Fuser.load(bundle, engine)
     scorer = Scorer.load(bundle, engine)
     embed = bundle.items.embed
     encoded = _each(
         encoder, {"items": embed(golden["encoder.rows"]), **{name: golden[f"encoder.{name}"] for name in _ENCODER}}
     )
-    states = _each(
-        state, {"live_items": embed(golden["state.live_rows"]), **{name: golden[f"state.{name}"] for name in _STATE}}
-    )
-    scores = np.stack(
-        [
-            _scores(scorer, golden, case, states["state"][case], states["state_bias"][case])
-            for case in range(len(states["state"]))
-        ]
-    )
-    place = bundle.items.place[golden["score.rows"]]
-    pairs = [
-        (encoded["vectors"], golden["encoder.vectors"]),
-        (states["state"], golden["state.state"]),
-        (states["state_bias"], golden["state.state_bias"]),
-        (scores, golden["score.scores"]),
+    inputs = {"live_items": embed(golden["state.live_rows"]), **{name: golden[f"state.{name}"] for name in _STATE}}
+    ways = [_each(fuser.whole, inputs), *([fuser.parted(inputs)] if fuser.is_parted else [])]
+    scores = [
+        np.stack([_scores(scorer, golden, case, *pair) for case, pair in enumerate(zip(*states.values(), strict=True))])
+        for states in ways
     ]
+    place, wanted_scores = bundle.items.place[golden["score.rows"]], golden["score.scores"]
+    pairs = [(encoded["vectors"], golden["encoder.vectors"])]
+    for states, scored in zip(ways, scores, strict=True):
+        pairs += [(found, golden[f"state.{name}"]) for name, found in states.items()]
+        pairs.append((scored, wanted_scores))
     allowed = [LIMIT * np.maximum(1, np.abs(wanted)) for _, wanted in pairs]
     return Parity(
-        cases=len(scores),
+        cases=len(wanted_scores),
         empty=int(((golden["state.mask"].sum(axis=1) == 0) & (golden["state.live_mask"].sum(axis=1) == 0)).sum()),
         max_abs_diff=max(_peak(np.abs(found - wanted)) for found, wanted in pairs),
         excess=max(
             _peak(np.abs(found - wanted) / limit) for (found, wanted), limit in zip(pairs, allowed, strict=True)
         ),
-        order_same=sum(same_order(*both, place) for both in zip(scores, golden["score.scores"], strict=True)),
+        order_same=sum(
+            all(same_order(found, wanted, place) for found in every)
+            for *every, wanted in zip(*scores, wanted_scores, strict=True)
+        ),
         limit=_limit(bundle.manifest),
     )
 

@@ -22,7 +22,7 @@ from pocketrank.pack import Pack
 from pocketrank.segments import MICROSECONDS
 from pocketrank.timeline import Timeline
 
-Arrays = dict[str, npt.NDArray[np.generic]]
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,21 +44,39 @@ class Situation:
     timeline: Timeline
 
     def state_inputs(self, graph: Graph, now_us: int) -> Arrays:
-        """The state graph's inputs, batch 1; ages by integer subtraction, clamped at 0.
+        """The state graph's inputs, batch 1.
 
-        Filled up with masked slots and events to what a graph of fixed shapes wants, or else to the next power of two.
+        A segment's age is that as the session began, and that of its first event: so states of a session do not depend
+        on when within a second they are asked for. Filled up to what a graph of fixed shapes wants, or else to the next
+        power of two.
         """
-        sizes, now_s = self.bundle.sizes, now_us // MICROSECONDS
-        n, m = len(self.closed), len(self.live)
-        S, L = (most if graph.batch else fill(count, most) for count, most in ((n, sizes.S), (m, sizes.L)))
-        age_s = np.maximum(now_s - self.closed.end_us // MICROSECONDS, 0)
-        live_age_s = np.maximum(now_us - self.live.time_us, 0) / MICROSECONDS
+        is_fixed = bool(graph.batch)
+        past, live = (of(now_us, is_fixed=is_fixed) for of in (self.segment_inputs, self.session_inputs))
+        return {**past, **live, "age_s": past["age_s"] + live["live_age_s"][:, :1]}
+
+    def segment_inputs(self, now_us: int, *, is_fixed: bool = False) -> Arrays:
+        """Of the closed segments, as of the first live event or of now without any, filled up with masked slots.
+
+        Ages are those of the whole seconds, subtracted as integers and clamped at 0.
+        """
+        n, most = len(self.closed), self.bundle.sizes.S
+        S = most if is_fixed else fill(n, most)
+        begun_us = min(int(self.live.time_us[0]), now_us) if len(self.live) else now_us
+        age_s = np.maximum(begun_us // MICROSECONDS - self.closed.end_us // MICROSECONDS, 0)
         return {
             "vectors": _filled(self.closed.vectors, S),
             "scales": _filled(self.closed.scales, S, 1),
             "age_s": _filled(age_s.astype(np.float32), S),
             "weight": _filled(self.closed.weight, S),
             "mask": _filled(np.ones(n, np.float32), S),
+        }
+
+    def session_inputs(self, now_us: int, *, is_fixed: bool = False) -> Arrays:
+        """Of the live events, filled up with masked ones."""
+        m, most = len(self.live), self.bundle.sizes.L
+        L = most if is_fixed else fill(m, most)
+        live_age_s = np.maximum(now_us - self.live.time_us, 0) / MICROSECONDS
+        return {
             "live_items": _filled(self.bundle.items.embed(self.live.rows), L),
             "live_behavior": _filled(self.live.behavior, L),
             "live_age_s": _filled(live_age_s.astype(np.float32), L),

@@ -23,7 +23,7 @@ from pocketrank_export.runs import builder_of
 from pocketrank_export.scoring import batch_scores
 from pocketrank_export.trained import Trained
 
-GRAPHS = ["encoder", "state", "score"]
+GRAPHS = ["encoder", "state", "segments", "session", "score"]
 
 
 def test_the_model_beats_popularity_on_a_log_with_habits(project: Project) -> None:
@@ -67,11 +67,12 @@ def test_an_altered_golden_output_fails_verification(
 def test_graphs_have_the_names_types_and_axes_of_the_design(project: Project, name: str) -> None:
     sizes = Bundle.open(project.bundle_dir).sizes
     graph = onnx.load(project.bundle_dir / f"{name}.onnx").graph
-    wanted = samples(sizes, name, batch=1)
+    wanted = samples(Trained.open(project.model_dir).model, sizes, name, batch=1)
     assert [value.name for value in graph.input] == list(wanted)
     assert [value.name for value in graph.output] == OUTPUTS[name]
     letters = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim if dim.dim_param}
-    assert letters == {"encoder": {"B", "L"}, "state": {"B", "S", "L"}, "score": {"I"}}[name]
+    of_state = {"state": {"B", "S", "L"}, "segments": {"B", "S"}, "session": {"B", "N", "L"}}
+    assert letters == {**of_state, "encoder": {"B", "L"}, "score": {"I"}}[name]
     kinds = {1: torch.float32, 3: torch.int8, 6: torch.int32}
     assert [kinds[value.type.tensor_type.elem_type] for value in graph.input] == [
         array.dtype for array in wanted.values()

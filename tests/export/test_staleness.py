@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketrank import Bundle, engines
+from pocketrank import Bundle
 from pocketrank.config import Project
 from pocketrank.encoding import Events
-from pocketrank.scoring import Scorer
 from pocketrank_export.asked import Asked
 from pocketrank_export.new_users import new_users
 from pocketrank_export.on_phone import Phone, by_phone
@@ -46,9 +45,7 @@ def asked(project: Project, trained: Trained) -> Asked:
 def phone(project: Project) -> Phone:
     bundle = Bundle.open(project.bundle_dir)
     manifest = replace(bundle.manifest, sizes={**bundle.manifest.sizes, "F": PLENTY})
-    graphs = [engines.load(bundle.folder, name, "onnx") for name in ("encoder", "state")]
-    known = Bundle(bundle.folder, manifest, bundle.items)
-    return Phone(known, *graphs, Scorer.load(known, "onnx"))
+    return Phone.exported(Bundle(bundle.folder, manifest, bundle.items), "onnx")
 
 
 def past(asked: Asked, question: int) -> tuple[Events, int]:
@@ -68,7 +65,7 @@ def test_a_phone_that_saw_the_missing_events_works_out_the_same_state_inputs(
         assert (0 if lacks is None else int(lacks.ordinal_last[-1]) + 1) == max(
             int(asked.segments_before[question]) - missing, 0
         )
-        inputs = whole.state_inputs(phone.state, now_us), stale.state_inputs(phone.state, now_us)
+        inputs = whole.state_inputs(phone.fuser.whole, now_us), stale.state_inputs(phone.fuser.whole, now_us)
         for name, array in inputs[0].items():
             np.testing.assert_array_equal(inputs[1][name], array, err_msg=name)
         assert int(inputs[0]["mask"].sum()) == min(int(asked.segments_before[question]), phone.bundle.sizes.S)
@@ -95,10 +92,10 @@ def test_so_it_does_whatever_cuts_and_keeps_segments(phone: Phone, asked: Asked,
     packs = 0
     for question in range(len(asked)):
         events, now_us = past(asked, question)
-        whole = other.situation(events, now_us, 0).state_inputs(other.state, now_us)
+        whole = other.situation(events, now_us, 0).state_inputs(other.fuser.whole, now_us)
         for missing in (1, 4):
             packs += other.pack(events, now_us, missing) is not None
-            stale = other.situation(events, now_us, missing).state_inputs(other.state, now_us)
+            stale = other.situation(events, now_us, missing).state_inputs(other.fuser.whole, now_us)
             for name, array in whole.items():
                 np.testing.assert_array_equal(stale[name], array, err_msg=name)
     assert packs > len(asked)
@@ -114,8 +111,8 @@ def test_a_basket_that_fills_several_segments_at_one_time_is_not_counted_twice(p
     assert len(whole.closed) == 6  # 8 and 4 of each basket
     for missing in (1, 2, 3):
         stale = phone.situation(events, now_us, missing)
-        for name, array in whole.state_inputs(phone.state, now_us).items():
-            np.testing.assert_array_equal(stale.state_inputs(phone.state, now_us)[name], array, err_msg=name)
+        for name, array in whole.state_inputs(phone.fuser.whole, now_us).items():
+            np.testing.assert_array_equal(stale.state_inputs(phone.fuser.whole, now_us)[name], array, err_msg=name)
         np.testing.assert_array_equal(stale.memory.counts, whole.memory.counts)
 
 

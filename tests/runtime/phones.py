@@ -100,11 +100,14 @@ class Slow:
         closed = closed[-self.sizes["S"] :]
         vectors = [self.encoded(segment) for segment in closed]
         shape = (1, len(closed), 1, bundles.D)
+        begun_us = min(live[0].time_us, now_us) if live else now_us
+        since_s = (now_us - begun_us) / US
         state, state_bias = bundles.fuse(
             {
                 "vectors": np.array([vector for vector, _ in vectors]).reshape(shape),
                 "scales": np.array([scale for _, scale in vectors]).reshape(shape[:3]),
-                "age_s": np.array([[max(now_us // US - segment[-1].time_us // US, 0) for segment in closed]]),
+                "age_s": np.array([[max(begun_us // US - segment[-1].time_us // US, 0) for segment in closed]])
+                + since_s,
                 "weight": np.array([[sum(event.score for event in segment) for segment in closed]]),
                 "mask": np.ones((1, len(closed))),
                 "live_items": np.array([self.vector(event.item) for event in live]).reshape(1, -1, bundles.D),

@@ -10,6 +10,7 @@ import pytest
 from pocketrank import Ranker, deadline, engines, tensors
 from pocketrank.deadline import Cut, Pace
 from pocketrank.errors import BadInput
+from pocketrank.fuser import Fuser
 from pocketrank.scoring import Scorer
 
 from ..bundles import edit_manifest, write_bundle
@@ -60,7 +61,7 @@ class Phone:
     def __init__(self, bundle: Path, clock: Clock) -> None:
         self.clock, self.slot_ms, self.item_ms, self.load = clock, 0.01, 0.0001, 1.0
         self.ranker = Ranker.open(bundle)
-        self.ranker._state = Slowed(self.ranker._state, self.state)
+        self.ranker._fuser = Fuser(lambda name: Slowed(engines.load(bundle, name, "onnx"), self.state), is_parted=False)
         self.ranker._scorer = Scorer(self.ranker.bundle, self.slowed)
 
     def slowed(self, name: str, constants: Mapping[str, np.ndarray]) -> Any:
@@ -206,12 +207,13 @@ def test_a_list_of_ids_too_long_to_look_up_is_cut_at_its_end(phone: Phone, monke
         return prepare(candidates)
 
     monkeypatch.setattr(phone.ranker, "prepare", slow)
-    for _ in range(4):
-        found = phone.ranker.rank(ITEMS, IDS[::-1], now=NOW_S, deadline_ms=10)
+    for turn in range(4):
+        asked = IDS[turn::-1] + IDS[:turn:-1]
+        found = phone.ranker.rank(ITEMS, asked, now=NOW_S, deadline_ms=10)
     assert found.cut is not None
     assert (found.cut.candidates, found.cut.scored) == (ITEMS, len(found))
     assert 256 <= len(found) <= 1000
-    assert {hit.item for hit in found} == set(IDS[-len(found) :])
+    assert {hit.item for hit in found} == set(asked[: len(found)])
 
 
 def test_an_engine_of_fixed_shapes_scores_whole_chunks(phone: Phone) -> None:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketrank import Ranker, engines
+from pocketrank import Bundle, Ranker, engines
 from pocketrank.errors import BadInput, BadPack, BundleMismatch, MissingExtra
+from pocketrank.fuser import Fuser
 from pocketrank.pack import Pack
 from pocketrank.scoring import Scorer
 
@@ -284,6 +285,29 @@ def test_candidates_narrow_the_ranking_and_change_no_score(bundle_dir: Path) -> 
         assert ranker.rank(10, candidates=[], now=NOW_S)[:5] == []
 
 
+def test_the_same_candidates_are_looked_up_once_until_they_change_or_the_bundle_does(
+    bundle_dir: Path, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ranker.open(bundle_dir) as ranker:
+        prepare, looked_up = ranker.prepare, []
+        monkeypatch.setattr(ranker, "prepare", lambda ids: looked_up.append(list(ids)) or prepare(ids))
+        ids = ["p-3", "p-5", "gone"]
+        for _ in range(2):
+            assert {hit.item for hit in ranker.rank(now=NOW_S, candidates=ids)} == {"p-3", "p-5"}
+            ranker.observe("p-1", at=NOW_S - 1)
+        assert ranker.rank(now=NOW_S, candidates=tuple(ids)).rows.tolist() != []
+        assert looked_up == [["p-3", "p-5", "gone"]]
+        ids[2] = "p-7"
+        assert {hit.item for hit in ranker.rank(now=NOW_S, candidates=ids)} == {"p-3", "p-5", "p-7"}
+        ranker._take({}, Bundle.open(own_bundle))
+        ranker.rank(now=NOW_S, candidates=ids)
+        assert looked_up[1:] == [["p-3", "p-5", "p-7"]] * 2
+        monkeypatch.setattr("pocketrank.ranker.SAME_AGAIN", 2)
+        for _ in range(2):
+            ranker.rank(now=NOW_S, candidates=ids[::-1])
+        assert looked_up[3:] == [["p-7", "p-5", "p-3"]] * 2
+
+
 @pytest.mark.parametrize("k", [1, 2, 5, 11, 12, 13, 10**9])
 def test_the_best_k_are_the_first_k_of_all(bundle_dir: Path, slow: Slow, k: int) -> None:
     with Ranker.open(bundle_dir) as ranker:
@@ -458,7 +482,7 @@ def test_the_state_is_worked_out_once_a_step_of_the_clock_and_after_every_change
 ) -> None:
     pack = saved(slow.pack(DAY, (START_S + 9000) * US), tmp_path)
     with Ranker.open(bundle_dir) as ranker:
-        state, runs = ranker._state, []
+        state, runs = engines.load(bundle_dir, "state", "onnx"), []
 
         class Counted:
             batch = 0
@@ -467,7 +491,7 @@ def test_the_state_is_worked_out_once_a_step_of_the_clock_and_after_every_change
                 runs.append(inputs)
                 return state.run(inputs)
 
-        ranker._state = Counted()
+        ranker._fuser = Fuser(lambda _: Counted(), is_parted=False)
         minute = NOW_S // 60 * 60
         changes = [
             (lambda: None, minute, 1),

@@ -92,7 +92,7 @@ def request_times(models: Sequence[tuple[Model, Sizes]], rounds: int = ROUNDS) -
             folder.mkdir()
             to_onnx(model, sizes, name, folder / f"{name}.onnx")
             loaded[alike] = engines.load(folder, name, "onnx")
-        runs = [(loaded[alike], _inputs(sizes, name)) for alike, _, sizes, name in wanted]
+        runs = [(loaded[alike], _inputs(model, sizes, name)) for alike, model, sizes, name in wanted]
         taken = np.zeros((rounds + WARM_UP, len(runs)))
         for turn in taken:
             for place, (graph, inputs) in enumerate(runs):
@@ -111,11 +111,11 @@ def _alike(model: Model, sizes: Sizes, name: str) -> tuple[Any, ...]:
     return name, config.fusion, sizes.K, sizes.L, sizes.S if config.fusion == "concat" else 0
 
 
-def _inputs(sizes: Sizes, name: str) -> Arrays:
+def _inputs(model: Model, sizes: Sizes, name: str) -> Arrays:
     """Full inputs of one user, every item of the catalogue a candidate."""
     random = np.random.default_rng(0)
     found = {}
-    for key, value in samples(dataclasses.replace(sizes, score_chunk=sizes.I), name, batch=1).items():
+    for key, value in samples(model, dataclasses.replace(sizes, score_chunk=sizes.I), name, batch=1).items():
         zeros = value.numpy()
         if zeros.dtype == np.int8:
             found[key] = random.integers(-127, 128, zeros.shape).astype(np.int8)

@@ -13,7 +13,7 @@ internal class StateGraph(private val bundle: Bundle, engine: Engine) : Closeabl
     private val graph = engine.open(bundle, "state")
     private val runs = HashMap<List<Int>, StateRun>()
 
-    /** One state for each of the things left out; ages by integer subtraction, clamped at 0. */
+    /** One state for each of the things left out. A segment's age is that as the session began, and of its first event. */
     fun states(situation: Situation, nowUs: Long, leftOut: List<LeftOut> = ALL): List<State> {
         val sizes = bundle.sizes
         val S = if (graph.isFixed) sizes.S else filled(situation.closed.size, sizes.S)
@@ -64,19 +64,21 @@ internal class StateGraph(private val bundle: Bundle, engine: Engine) : Closeabl
         private val nothing = ByteArray(K * D)
 
         fun feed(situation: Situation, nowUs: Long, leftOut: List<LeftOut>) {
-            val nowS = Math.floorDiv(nowUs, MICROSECONDS)
+            val live = situation.live
+            val begunUs = if (live.size > 0) minOf(live.timeUs[0], nowUs) else nowUs
+            val begunS = Math.floorDiv(begunUs, MICROSECONDS)
+            val sinceS = ((nowUs - begunUs) / MICROSECONDS.toDouble()).toFloat()
             val to = vectors.data.duplicate()
             to.clear()
             for (slot in 0 until S) {
                 val segment = situation.closed.getOrNull(slot)
                 to.put(segment?.vectors ?: nothing)
                 for (k in 0 until K) scales.floats.put(slot * K + k, if (segment == null) 1f else segment.scales[k])
-                val ageS = if (segment == null) 0 else maxOf(nowS - Math.floorDiv(segment.endUs, MICROSECONDS), 0)
-                age.floats.put(slot, ageS.toFloat())
+                val ageS = if (segment == null) 0 else maxOf(begunS - Math.floorDiv(segment.endUs, MICROSECONDS), 0)
+                age.floats.put(slot, ageS.toFloat() + sinceS)
                 weight.floats.put(slot, segment?.weight ?: 0f)
                 mask.floats.put(slot, if (segment == null) 0f else 1f)
             }
-            val live = situation.live
             for (event in 0 until L) {
                 val isThere = event < live.size
                 if (isThere) {

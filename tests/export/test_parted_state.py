@@ -1,0 +1,136 @@
+"""A state by `segments` and `session` is that of the state graph, whatever came before and whenever it is asked for."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from pocketrank import Bundle, Ranker, engines, selftest
+from pocketrank.config import Project
+from pocketrank.fuser import Fuser, parts_of
+from pocketrank.segments import MICROSECONDS
+from pocketrank_export import shared_weights
+from pocketrank_export.graphs import PARTED, graph, to_onnx
+from pocketrank_export.shared_weights import share_weights
+from pocketrank_export.variants import VARIANTS, write_variant
+
+from .test_parity import made, situations
+
+NOW_S = 1_000_000_000
+CLOSED_AFTER_S = 86_400
+
+
+class Counted:
+    """A graph that says how often it was run."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.batch, self.runs = inner, inner.batch, 0
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.runs += 1
+        return self.inner.run(inputs)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def counted(project: Project) -> dict[str, Counted]:
+    return {name: Counted(engines.load(project.bundle_dir, name, "onnx")) for name in ("state", *PARTED)}
+
+
+@pytest.mark.parametrize("vectors", [1, 2])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_both_ways_give_the_same_in_torch_and_in_onnxruntime(tmp_path: Path, vectors: int, layers: int) -> None:
+    model, sizes = made(vectors, fusion="prefix", layers=layers)
+    for name in ("state", *PARTED):
+        to_onnx(model, sizes, name, tmp_path / f"{name}.onnx")
+    for name in PARTED:
+        whole = (tmp_path / f"{name}.onnx").stat().st_size
+        share_weights(tmp_path / f"{name}.onnx", tmp_path / "state.onnx")
+        assert (tmp_path / f"{name}.onnx").stat().st_size <= whole
+    fuser = Fuser(lambda name: engines.load(tmp_path, name, "onnx"), is_parted=True)
+    for slots, length in ((sizes.S, sizes.L), (3, 2), (sizes.S, 1)):
+        fed = situations(vectors, slots, length)
+        with torch.no_grad():
+            wanted = graph(model, "state")(**fed)[0].numpy()
+        found = fuser.parted({name: value.numpy() for name, value in fed.items()})
+        np.testing.assert_allclose(found["state"], wanted, atol=1e-5)
+        assert found["state_bias"].tolist() == [[0.0]] * len(wanted)
+
+
+def test_segments_are_looked_at_once_a_session(project: Project, counted: dict[str, Counted]) -> None:
+    """And states of a session do not depend on when within a second it was asked for one."""
+    now_us = NOW_S * MICROSECONDS
+    with Ranker.open(project.bundle_dir) as ranker, Ranker.open(project.bundle_dir) as plain:
+        ranker._fuser = Fuser(counted.__getitem__, is_parted=True)
+        plain._fuser = Fuser(counted.__getitem__, is_parted=False)
+        items = ranker.bundle.items.ids
+
+        def runs_after(now_us: int) -> tuple[int, int]:
+            before = [counted[name].runs for name in PARTED]
+            hits, wanted = (one.rank(5, now=now_us / MICROSECONDS) for one in (ranker, plain))
+            np.testing.assert_allclose(hits.scores, wanted.scores, atol=1e-5)
+            for hit in hits:
+                assert sum(reason.added for reason in hit.reasons) == pytest.approx(hit.score, abs=1e-5)
+            after = [counted[name].runs for name in PARTED]
+            return after[0] - before[0], after[1] - before[1]
+
+        def observe(item: str, at_us: int) -> None:
+            for one in (ranker, plain):
+                one.observe(item, at=at_us / MICROSECONDS)
+
+        assert runs_after(now_us) == (1, 1)  # nobody at all
+        observe(items[0], now_us + 400_000)
+        assert runs_after(now_us + 900_000) == (0, 1)  # no segments, as before
+        observe(items[1], now_us + CLOSED_AFTER_S * MICROSECONDS + 700_000)
+        begun_us = now_us + CLOSED_AFTER_S * MICROSECONDS
+        assert runs_after(begun_us + 800_000) == (1, 1)  # the first session has closed
+        for number, later_us in enumerate([1_100_000, 2_350_000, 61_000_000]):
+            observe(items[number], begun_us + later_us)
+            assert runs_after(begun_us + later_us + 330_000 * number) == (0, 1)
+        ranker.forget()
+        plain.forget()
+        assert not ranker._fuser._asked
+        assert not ranker._fuser._kept
+        assert runs_after(begun_us) == (1, 1)
+
+
+def test_a_bundle_is_held_both_ways(project: Project, tmp_path: Path) -> None:
+    bundle = Bundle.open(project.bundle_dir)
+    assert {f"{name}.onnx" for name in PARTED} < set(bundle.manifest.files)
+    assert selftest.check(bundle, "onnx").ok
+    folder = shutil.copytree(project.bundle_dir, tmp_path / "bundle")
+    spoiled = onnx.load(folder / "session.onnx")
+    weight = next(one for one in spoiled.graph.initializer if one.name.endswith("norm.bias"))
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) + np.float32(0.01), weight.name))
+    onnx.save_model(spoiled, str(folder / "session.onnx"))
+    assert not selftest.check(Bundle(folder, bundle.manifest, bundle.items), "onnx").ok
+
+
+@pytest.mark.parametrize("variant", VARIANTS[1:])
+def test_what_is_shared_is_what_each_would_hold_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    monkeypatch.setattr(shared_weights, "LEAST", 64)
+    model, sizes = made(1, fusion="prefix")
+    for name in ("state", *PARTED):
+        to_onnx(model, sizes, name, tmp_path / f"{name}.onnx")
+    fed = {name: value.numpy() for name, value in situations(1, sizes.S, sizes.L).items()}
+    past, live = parts_of(fed)
+    kept = engines.load(tmp_path, "segments", "onnx").run(past)
+    inputs = {"state": fed, "segments": past, "session": {**kept, **live}}
+    small = tmp_path / variant
+    small.mkdir()
+    for name, columns in inputs.items():
+        rows = [{key: column[case : case + 1] for key, column in columns.items()} for case in range(len(fed["mask"]))]
+        write_variant(variant, tmp_path / f"{name}.onnx", small / f"{name}.onnx", rows)
+    before = [engines.load(small, name, "onnx").run(inputs[name]) for name in PARTED]
+    for name in PARTED:
+        share_weights(small / f"{name}.onnx", small / "state.onnx")
+        shared = onnx.load(small / f"{name}.onnx", load_external_data=False).graph.initializer
+        assert any(weight.data_location == onnx.TensorProto.EXTERNAL for weight in shared)
+    after = [engines.load(small, name, "onnx").run(inputs[name]) for name in PARTED]
+    for ran, again in zip(before, after, strict=True):
+        assert all(np.array_equal(ran[name], again[name]) for name in ran)
