@@ -112,7 +112,7 @@ class ScoreGraph(nn.Module):
 
     def forward(self, state: Tensor, state_bias: Tensor, candidates: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
         """See the table of graphs in docs/formats.md."""
-        # In this order engines take one vector by a matrix for what it is; the transposition becomes part of the product.
+        # In this order engines see one vector by a matrix; the transposition becomes part of the product.
         match = (state @ candidates.to(torch.float32).transpose(0, 1)) * scales + state_bias[:, None]
         return reduced(match, self.reduce) + bias
 
