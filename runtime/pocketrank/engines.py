@@ -49,10 +49,9 @@ class OnnxGraph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False  # 4 MB less for the graphs of a bundle, in the same time
-        self._constants = constants  # onnxruntime reads them where they are
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
         if values:
-            options.add_external_initializers(list(constants), values)
+            options.add_external_initializers(list(constants), values)  # copied: nothing is read of them afterwards
         self._path = path
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._outputs = [output.name for output in self._session.get_outputs()]

@@ -1,5 +1,6 @@
 """Scores of candidates, by a bundle's graphs: in one run, or in as many chunks as the graphs' format asks for."""
 
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,10 @@ class Scorer:
     def _catalogue(self) -> Graph:
         """The table is laid out for it when the whole catalogue is ranked for the first time."""
         items = self.bundle.items
-        return self.graph("catalogue", {"items": np.ascontiguousarray(items.vectors.T), "scales": items.scales})
+        pages = mmap.mmap(-1, items.vectors.size)  # which go back to the system when the engine has its copy
+        table = np.frombuffer(pages, np.int8).reshape(items.vectors.shape[::-1])
+        table[:] = items.vectors.T
+        return self.graph("catalogue", {"items": table, "scales": items.scales})
 
     @cached_property
     def all_items(self) -> Candidates:
