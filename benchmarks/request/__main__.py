@@ -2,9 +2,10 @@
 
 A user with 32 cached segments, 16 live events and 500 candidates, D = 64; made-up weights. `rank_ms` is `Ranker.rank`
 right after an event: cutting, state, memory, scores, the best ten. Ratios to rivals hold graphs against graphs, inputs
-ready and item memory beside both: `full_L` reads the newest L events through two layers as published, `trimmed_L`
-spares itself the last layer but for the newest event, as ours does, `kv_L` has keys and values of L events and adds the
-16 live ones.
+ready and item memory beside both. Ours is `session`; `graphs_first_ms` has `segments` before it, as a session's
+first event has, and `graphs_at_once_ms` the state graph in the place of both. Of the rivals, `full_L` reads the newest
+L events through two layers as published, `trimmed_L` spares itself the last layer but for the newest event, as ours
+does, `kv_L` has keys and values of L events and adds the 16 live ones.
 """
 
 import argparse

@@ -131,7 +131,7 @@ def _report(project: Project, shown: list[Shown], seconds: float) -> Report:
         [
             "",
             f"NDCG@10 of each user's next session, {quality['users']:,} users:",
-            *(f"  {name.replace('_', ' '):<16}{value:.4f}  {'█' * round(value * 100)}" for name, value in means),
+            *(f"  {name.replace('_', ' '):<18}{value:.4f}  {'█' * round(value * 100)}" for name, value in means),
             "",
         ]
     )
