@@ -6,6 +6,7 @@ and onnxruntime's telemetry off: it is on in its builds since 1.29 and would wri
 
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,24 @@ class Graph(Protocol):
         ...
 
 
+_KEY = b"location"  # of ONNX's external data; before it stands its length, which may be written in more than one way
+_BESIDE = re.compile(rb"\x12([\x01-\x7f])([A-Za-z0-9_][A-Za-z0-9_.-]*)")
+
+
+def _stays_beside(path: Path) -> bool:
+    """Whether an ONNX graph reads no data but from files beside it; not every onnxruntime looks."""
+    content = path.read_bytes()
+    at = content.find(_KEY)
+    while at >= 0:
+        if content[at - 1 : at] in (b"\x00", b"\x08"):
+            place = _BESIDE.match(content, at + len(_KEY))
+            size = place[1][0] if place else 0
+            if not place or len(place[2]) < size or not (path.parent / place[2][:size].decode()).is_file():
+                return False
+        at = content.find(_KEY, at + 1)
+    return True
+
+
 class OnnxGraph:
     """A graph run by onnxruntime; every axis it declares dynamic may have any size."""
 
@@ -52,6 +71,8 @@ class OnnxGraph:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
         if values:
             options.add_external_initializers(list(constants), values)  # copied: nothing is read of them afterwards
+        if not _stays_beside(path):
+            raise ValueError("it names data that is not beside it")
         self._path = path
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -122,7 +143,7 @@ def load(
 
     Args:
         folder: the bundle.
-        name: "encoder", "state", "memory", "score" or "catalogue".
+        name: "encoder", "state", "segments", "session", "memory", "score" or "catalogue".
         engine: "onnx", "litert" or "tflite"; None takes the first one installed.
         threads: threads the engine may use.
         constants: tensors that the graph names and leaves to whoever loads it ("onnx").

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,13 +227,13 @@ class Ranker:
         if not isinstance(candidates, Sequence) or isinstance(candidates, str | bytes):
             found = self.prepare(candidates)
             return found, len(found)
-        ids = tuple(candidates[: SAME_AGAIN + 1])
+        ids = tuple(islice(candidates, SAME_AGAIN + 1))
         if self._looked_up is not None and self._looked_up[0] == ids:
             found = self._looked_up[1]
             return found, len(found)
         fits = len(candidates) if deadline is None else deadline.lookups(len(candidates))
         with nullcontext() if deadline is None else self._pace.measured("look up", fits):
-            found = self.prepare(candidates[:fits])
+            found = self.prepare(candidates if fits == len(candidates) else candidates[:fits])
         if fits == len(candidates) <= SAME_AGAIN:
             self._looked_up = ids, found
         return found, len(found) + len(candidates) - fits
@@ -266,7 +267,7 @@ class Ranker:
             UnknownItem: the vocabulary lacks the item.
         """
         with self._lock:
-            found = self.rank(1, [_item_id(item, "explain")], now=now)
+            found = self.rank(1, self.prepare([_item_id(item, "explain")]), now=now)
             if not len(found):
                 count = self.bundle.sizes.I
                 raise UnknownItem(f"explain: item {item!r} is not among the bundle's {count:,}; see item_ids.json")
@@ -285,8 +286,8 @@ class Ranker:
         """
         with self._lock:
             self._cache.clear()
-            self._fuser.forget()
-            self._content = self._pack = self._known = self._before = self.refused = None
+            self._content = self._pack = self.refused = None
+            self._let_go()
             self._cache.erase()
 
     def stats(self, now: Time = None) -> dict[str, Any]:
@@ -339,10 +340,15 @@ class Ranker:
             self._pointer = self._cache.fact(NOW)
             if bundle is not None and graphs is not None:
                 self._turn_to(bundle, graphs)
-            self._known = self._before = None
+            self._let_go()
             self._read_pack()
             if gone_until_us is not None:
                 self._cache.erase()
+
+    def _let_go(self) -> None:
+        """Of all that was worked out of this user's events."""
+        self._known = self._before = self._looked_up = None
+        self._fuser.forget()
 
     def _turn_to(self, bundle: Bundle, graphs: "tuple[Fuser, Scorer, Encoder]") -> None:
         self.bundle, (self._fuser, self._scorer, self._encoder) = bundle, graphs
@@ -425,7 +431,7 @@ class Ranker:
         most = self.bundle.sizes.S
         if deadline is None or not segments:
             return segments
-        return deadline.segments(segments, [most] if self._fuser.batch else fills(segments, most))
+        return deadline.segments(segments, fills(segments, most) if self._fuser.gains_by_fewer else [most])
 
     def _reasons(self, ranking: Ranking) -> list[tuple[Reason, ...]]:
         """Of every hit; one thread at a time, as whatever runs a graph."""
@@ -434,7 +440,7 @@ class Ranker:
             hits = Candidates.of_rows(situation.bundle, ranking.rows)
             added = scorer.remembered(situation.memory, at_us // MICROSECONDS)
             score = partial(scorer.scores, hits)
-            return reasons(situation, at_us, fuser.whole, score, added[ranking.rows])
+            return reasons(situation, at_us, fuser, score, added[ranking.rows])
 
     def _basis(self, situation: Situation) -> tuple[str, ...]:
         there = {

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketrank.bundle import ItemId
-from pocketrank.engines import Graph
+from pocketrank.fuser import Fuser
 from pocketrank.quantise import FloatArray
 from pocketrank.segments import MICROSECONDS
 from pocketrank.situation import Arrays, Situation
@@ -45,7 +45,7 @@ class Reason:
 def reasons(
     situation: Situation,
     now_us: int,
-    state: Graph,
+    fuser: Fuser,
     score: Callable[[FloatArray, FloatArray], FloatArray],
     memory: FloatArray,
 ) -> list[tuple[Reason, ...]]:
@@ -54,17 +54,19 @@ def reasons(
     Args:
         situation: what the phone knows.
         now_us: the clock by which the ranking's state was worked out.
-        state: the state graph.
+        fuser: what that was worked out by.
         score: (H, D) state and (H,) state_bias -> (I,) scores of these candidates, without the memory.
         memory: (I,) what the memory adds to each.
 
     Returns:
         For each candidate its reasons, the greatest first; they sum to its score.
     """
-    inputs = situation.state_inputs(state, now_us)
+    inputs = fuser.inputs(situation, now_us)
     segments = len(situation.closed)
-    masks = _left_out(inputs, segments, live=bool(len(situation.live)))
-    states, biases = _run_each(state, inputs, masks)
+    without_live = fuser.without_live(inputs)
+    nothing = {**without_live, "mask": np.zeros_like(inputs["mask"])}
+    runs = [{}, nothing, *([without_live] if len(situation.live) else []), *_without_each(inputs["mask"], segments)]
+    states, biases = _run_each(fuser, inputs, runs)
     full, base = (score(states[run], biases[run]) for run in (0, 1))
     parts, added = [Reason("base", 0.0), Reason("memory", 0.0)], [base, memory]
     if len(situation.live):
@@ -80,27 +82,20 @@ def reasons(
     return [_of_one(parts, column) for column in table.T]
 
 
-def _left_out(inputs: Arrays, segments: int, *, live: bool) -> list[Arrays]:
-    """Masks of the runs: everything; nothing; without the live events; without each segment."""
-    mask, live_mask = inputs["mask"], inputs["live_mask"]
-    runs = [(mask, live_mask), (np.zeros_like(mask), np.zeros_like(live_mask))]
-    if live:
-        runs.append((mask, np.zeros_like(live_mask)))
-    for number in range(segments):
-        without = mask.copy()
-        without[0, number] = 0
-        runs.append((without, live_mask))
-    return [{"mask": mask, "live_mask": live_mask} for mask, live_mask in runs]
+def _without_each(mask: FloatArray, segments: int) -> list[Arrays]:
+    """Masks without each of the segments."""
+    found = np.repeat(mask, segments, axis=0)
+    found[np.arange(segments), np.arange(segments)] = 0
+    return [{"mask": found[number : number + 1]} for number in range(segments)]
 
 
-def _run_each(state: Graph, inputs: Arrays, masks: list[Arrays]) -> tuple[FloatArray, FloatArray]:
-    if state.batch:
-        runs = [state.run({**inputs, **mask}) for mask in masks]
+def _run_each(fuser: Fuser, inputs: Arrays, changes: list[Arrays]) -> tuple[FloatArray, FloatArray]:
+    """States and their biases, each with some of the inputs changed."""
+    rows = [{**inputs, **changed} for changed in changes]
+    if fuser.batch:
+        runs = [fuser.run(row) for row in rows]
         return np.concatenate([run["state"] for run in runs]), np.concatenate([run["state_bias"] for run in runs])
-    batch = {name: np.repeat(array, len(masks), axis=0) for name, array in inputs.items()}
-    batch["mask"] = np.concatenate([mask["mask"] for mask in masks])
-    batch["live_mask"] = np.concatenate([mask["live_mask"] for mask in masks])
-    run = state.run(batch)
+    run = fuser.run({name: np.concatenate([row[name] for row in rows]) for name in inputs})
     return run["state"], run["state_bias"]
 
 

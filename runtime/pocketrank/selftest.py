@@ -15,13 +15,14 @@ from pocketrank import engines, tensors
 from pocketrank.bundle import Bundle, Manifest
 from pocketrank.engines import Arrays, Graph
 from pocketrank.errors import BadTensors
-from pocketrank.fuser import Fuser
+from pocketrank.fuser import Fuser, parts_of
 from pocketrank.scoring import Candidates, Scorer
 
 TOP = 20
 LIMIT = 1e-5
 TIE = 2e-5
 _STATE = ("vectors", "scales", "age_s", "weight", "mask", "live_behavior", "live_age_s", "live_score", "live_mask")
+_OUTPUTS = ("state", "state_bias")
 _ENCODER = ("behavior", "gap_s", "score", "mask")
 # C cases of the encoder, B of the others, R candidates, M remembered items among them, 4 features of the memory; the
 # other letters as in `Sizes`.
@@ -98,19 +99,20 @@ def check(bundle: Bundle, engine: str) -> Parity:
         encoder, {"items": embed(golden["encoder.rows"]), **{name: golden[f"encoder.{name}"] for name in _ENCODER}}
     )
     inputs = {"live_items": embed(golden["state.live_rows"]), **{name: golden[f"state.{name}"] for name in _STATE}}
-    ways = [_each(fuser.whole, inputs), *([fuser.parted(inputs)] if fuser.is_parted else [])]
+    cases = len(golden["state.mask"])
+    ways = [_each(fuser.whole, inputs), *([fuser.continued(*parts_of(inputs))] if fuser.is_parted else [])]
     scores = [
-        np.stack([_scores(scorer, golden, case, *pair) for case, pair in enumerate(zip(*states.values(), strict=True))])
+        np.stack([_scores(scorer, golden, case, *(states[name][case] for name in _OUTPUTS)) for case in range(cases)])
         for states in ways
     ]
     place, wanted_scores = bundle.items.place[golden["score.rows"]], golden["score.scores"]
     pairs = [(encoded["vectors"], golden["encoder.vectors"])]
     for states, scored in zip(ways, scores, strict=True):
-        pairs += [(found, golden[f"state.{name}"]) for name, found in states.items()]
+        pairs += [(states[name], golden[f"state.{name}"]) for name in _OUTPUTS]
         pairs.append((scored, wanted_scores))
     allowed = [LIMIT * np.maximum(1, np.abs(wanted)) for _, wanted in pairs]
     return Parity(
-        cases=len(wanted_scores),
+        cases=cases,
         empty=int(((golden["state.mask"].sum(axis=1) == 0) & (golden["state.live_mask"].sum(axis=1) == 0)).sum()),
         max_abs_diff=max(_peak(np.abs(found - wanted)) for found, wanted in pairs),
         excess=max(

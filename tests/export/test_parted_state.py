@@ -11,6 +11,7 @@ import torch
 
 from pocketrank import Bundle, Ranker, engines, selftest
 from pocketrank.config import Project
+from pocketrank.errors import BadBundle
 from pocketrank.fuser import Fuser, parts_of
 from pocketrank.segments import MICROSECONDS
 from pocketrank_export import shared_weights
@@ -41,20 +42,23 @@ def counted(project: Project) -> dict[str, Counted]:
 
 
 @pytest.mark.parametrize(("vectors", "layers"), [(1, 3), (2, 1)])
-def test_both_ways_give_the_same_in_torch_and_in_onnxruntime(tmp_path: Path, vectors: int, layers: int) -> None:
+def test_both_ways_give_the_same_in_torch_and_in_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: int, layers: int
+) -> None:
+    monkeypatch.setattr(shared_weights, "LEAST", 512)
     model, sizes = made(vectors, fusion="prefix", layers=layers)
     for name in ("state", *PARTED):
         to_onnx(model, sizes, name, tmp_path / f"{name}.onnx")
     for name in PARTED:
         whole = (tmp_path / f"{name}.onnx").stat().st_size
         share_weights(tmp_path / f"{name}.onnx", tmp_path / "state.onnx")
-        assert (tmp_path / f"{name}.onnx").stat().st_size <= whole
+        assert (tmp_path / f"{name}.onnx").stat().st_size < whole
     fuser = Fuser(lambda name: engines.load(tmp_path, name, "onnx"), is_parted=True)
     for slots, length in ((sizes.S, sizes.L), (3, 2), (sizes.S, 1)):
         fed = situations(vectors, slots, length)
         with torch.no_grad():
             wanted = graph(model, "state")(**fed)[0].numpy()
-        found = fuser.parted({name: value.numpy() for name, value in fed.items()})
+        found = fuser.continued(*parts_of({name: value.numpy() for name, value in fed.items()}))
         np.testing.assert_allclose(found["state"], wanted, atol=1e-5)
         assert found["state_bias"].tolist() == [[0.0]] * len(wanted)
 
@@ -71,9 +75,11 @@ def test_segments_are_looked_at_once_a_session(project: Project, counted: dict[s
             before = [counted[name].runs for name in PARTED]
             hits, wanted = (one.rank(5, now=now_us / MICROSECONDS) for one in (ranker, plain))
             np.testing.assert_allclose(hits.scores, wanted.scores, atol=1e-5)
-            for hit in hits:
-                assert sum(reason.added for reason in hit.reasons) == pytest.approx(hit.score, abs=1e-5)
             after = [counted[name].runs for name in PARTED]
+            for hit, same in zip(hits, wanted, strict=True):
+                assert sum(reason.added for reason in hit.reasons) == pytest.approx(hit.score, abs=1e-5)
+                parts = [{(one.kind, one.end_s): one.added for one in of.reasons} for of in (hit, same)]
+                assert parts[0] == pytest.approx(parts[1], abs=2e-5)
             return after[0] - before[0], after[1] - before[1]
 
         def observe(item: str, at_us: int) -> None:
@@ -91,8 +97,8 @@ def test_segments_are_looked_at_once_a_session(project: Project, counted: dict[s
             assert runs_after(begun_us + later_us + 330_000 * number) == (0, 1)
         ranker.forget()
         plain.forget()
-        assert not ranker._fuser._asked
-        assert not ranker._fuser._kept
+        assert ranker._fuser._last == ([], {})
+        assert ranker._looked_up is None
         assert runs_after(begun_us) == (1, 1)
 
 
@@ -137,3 +143,41 @@ def test_what_is_shared_is_what_each_would_hold_itself(
     after = [engines.load(tmp_path, name, "onnx").run(inputs[name]) for name in PARTED]
     for ran, again in zip(before, after, strict=True):
         assert all(np.array_equal(ran[name], again[name]) for name in ran)
+
+
+def test_a_bundle_that_is_gone_from_the_disk_ranks_and_gives_reasons(project: Project, tmp_path: Path) -> None:
+    folder = shutil.copytree(project.bundle_dir, tmp_path / "bundle")
+    with Ranker.open(folder) as ranker:
+        items = ranker.bundle.items.ids[:2]
+        ranker.observe(items[0], at=NOW_S)
+        for path in folder.iterdir():
+            path.unlink()
+        hit = ranker.rank(1, items, now=NOW_S)[0]
+        assert sum(reason.added for reason in hit.reasons) == pytest.approx(hit.score, abs=1e-5)
+
+
+def test_weights_that_no_product_takes_stay_in_the_file(project: Project) -> None:
+    """The engine would read them in the other file, which somebody may write to."""
+    for name in PARTED:
+        inside = onnx.load(project.bundle_dir / f"{name}.onnx", load_external_data=False).graph
+        shared = {one.name for one in inside.initializer if one.data_location == onnx.TensorProto.EXTERNAL}
+        assert shared
+        takers = {node.op_type for node in inside.node for given in node.input if given in shared}
+        assert takers <= {"MatMul", "Gemm"}
+
+
+@pytest.mark.parametrize("place", ["../outside", "/etc/hostname", "*/_ORT_MEM_ADDR_/*", "gone", "a/b", "x" * 200])
+@pytest.mark.parametrize("length", [b"\x08", b"\x88\x00", b"\x88\x80\x00"])
+def test_a_graph_that_reads_elsewhere_is_refused_whatever_the_engine(
+    project: Project, tmp_path: Path, place: str, length: bytes
+) -> None:
+    folder = shutil.copytree(project.bundle_dir, tmp_path / "bundle")
+    (tmp_path / "outside").write_bytes(bytes(10**6))
+    content = (folder / "session.onnx").read_bytes()
+    old = b"\x08location\x12" + bytes([len("state.onnx")]) + b"state.onnx"
+    assert old in content
+    size = len(place) if len(place) < 128 else 0
+    told = bytes([size]) if size else bytes([len(place) % 128 + 128, len(place) // 128])
+    (folder / "session.onnx").write_bytes(content.replace(old, length + b"location\x12" + told + place.encode(), 1))
+    with pytest.raises(BadBundle, match=r"session\.onnx: engine onnx cannot load it \(.*data that is not beside it\)"):
+        engines.load(folder, "session", "onnx")

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -297,6 +298,8 @@ def test_the_same_candidates_are_looked_up_once_until_they_change_or_the_bundle_
             ranker.observe("p-1", at=NOW_S - 1)
         assert ranker.rank(now=NOW_S, candidates=tuple(ids)).rows.tolist() != []
         assert looked_up == [["p-3", "p-5", "gone"]]
+        assert {hit.item for hit in ranker.rank(now=NOW_S, candidates=deque(ids))} == {"p-3", "p-5"}
+        assert len(looked_up) == 1
         ids[2] = "p-7"
         assert {hit.item for hit in ranker.rank(now=NOW_S, candidates=ids)} == {"p-3", "p-5", "p-7"}
         ranker._take({}, Bundle.open(own_bundle))

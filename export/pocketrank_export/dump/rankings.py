@@ -17,6 +17,7 @@ from pocketrank.bundle import Bundle, Int64Array, ItemId
 from pocketrank.cache import Observed
 from pocketrank.encoding import Encoder
 from pocketrank.engines import Arrays
+from pocketrank.fuser import Fuser
 from pocketrank.pack import Pack
 from pocketrank.quantise import FloatArray
 from pocketrank.reasons import Reason, reasons
@@ -235,6 +236,7 @@ def _answered(
     observed = sorted(case.events, key=lambda event: event.time_us)
     situation = situate(bundle, Encoder(bundle, engine, batch=1), pack, observed, case.now_us)
     state_graph = Torch(model, "state")
+    fuser = Fuser(lambda _: state_graph, is_parted=False)
     inputs = situation.state_inputs(state_graph, case.now_us)
     run, table = state_graph.run(inputs), bundle.items
     every = np.arange(ITEMS)
@@ -258,7 +260,7 @@ def _answered(
     told = reasons(
         situation,
         case.now_us,
-        state_graph,
+        fuser,
         lambda state, state_bias: score(state, state_bias, first, table.bias[first]),
         added[first],
     )

@@ -1,7 +1,8 @@
 """What a candidate costs on a phone: the time of a request and the bytes of a full pack. Neither depends on weights.
 
-A request is the state graph once and the score graph over the whole catalogue, as `Ranker.rank` runs them after an
-event, with every slot filled and the live segment full. Times are of this machine: their order is what carries over.
+A request is the state graph once, or of a causal fusion `session`, and the score graph over the whole catalogue, as
+`Ranker.rank` runs them after an event, with every slot filled and the live segment full. Times are of this machine:
+their order is what carries over.
 """
 
 import dataclasses
@@ -19,11 +20,11 @@ from pocketrank.bundle import Sizes
 from pocketrank.engines import Arrays
 from pocketrank.pack import Pack
 from pocketrank_cli.command import progress
+from pocketrank_export.fusion import Causal
 from pocketrank_export.graphs import samples, to_onnx
 from pocketrank_export.model import Model
 
 ROUNDS, WARM_UP = 200, 20
-GRAPHS = ("state", "score")
 NOW_US = 1_700_000_000_000_000  # any moment: as many digits as today's
 
 
@@ -32,7 +33,7 @@ class Request:
     """Median milliseconds of each graph on one thread.
 
     Attributes:
-        state_ms: the state graph. score_ms: the score graph over the whole catalogue.
+        state_ms: the state graph, or `session`. score_ms: the score graph over the whole catalogue.
     """
 
     state_ms: float
@@ -82,7 +83,7 @@ def request_times(models: Sequence[tuple[Model, Sizes]], rounds: int = ROUNDS) -
         MissingExtra: onnxruntime is not installed.
     """
     with tempfile.TemporaryDirectory() as kept:
-        wanted = [(_alike(*one, name), *one, name) for one in models for name in GRAPHS]
+        wanted = [(_alike(*one, name), *one, name) for one in models for name in (_state_graph(one[0]), "score")]
         different = {alike: (model, sizes, name) for alike, model, sizes, name in reversed(wanted)}
         loaded = {}
         for number, (alike, (model, sizes, name)) in enumerate(
@@ -99,8 +100,13 @@ def request_times(models: Sequence[tuple[Model, Sizes]], rounds: int = ROUNDS) -
                 begin = time.perf_counter()
                 graph.run(inputs)
                 turn[place] = time.perf_counter() - begin
-    medians = 1e3 * np.median(taken[WARM_UP:], axis=0).reshape(len(models), len(GRAPHS))
+    medians = 1e3 * np.median(taken[WARM_UP:], axis=0).reshape(len(models), 2)
     return [Request(float(state), float(score)) for state, score in medians]
+
+
+def _state_graph(model: Model) -> str:
+    """The one that is run after an event."""
+    return "session" if isinstance(model.fusion, Causal) else "state"
 
 
 def _alike(model: Model, sizes: Sizes, name: str) -> tuple[Any, ...]:
