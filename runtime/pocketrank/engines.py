@@ -47,8 +47,7 @@ def _stays_beside(path: Path) -> bool:
     while at >= 0:
         if content[at - 1 : at] in (b"\x00", b"\x08"):
             place = _BESIDE.match(content, at + len(_KEY))
-            size = place[1][0] if place else 0
-            if not place or len(place[2]) < size or not (path.parent / place[2][:size].decode()).is_file():
+            if place is None or len(place[2]) < place[1][0]:
                 return False
         at = content.find(_KEY, at + 1)
     return True

@@ -166,7 +166,7 @@ def test_weights_that_no_product_takes_stay_in_the_file(project: Project) -> Non
         assert takers <= {"MatMul", "Gemm"}
 
 
-@pytest.mark.parametrize("place", ["../outside", "/etc/hostname", "*/_ORT_MEM_ADDR_/*", "gone", "a/b", "x" * 200])
+@pytest.mark.parametrize("place", ["../outside", "/etc/hostname", "*/_ORT_MEM_ADDR_/*", "..", "a/b", "x" * 200])
 @pytest.mark.parametrize("length", [b"\x08", b"\x88\x00", b"\x88\x80\x00"])
 def test_a_graph_that_reads_elsewhere_is_refused_whatever_the_engine(
     project: Project, tmp_path: Path, place: str, length: bytes
