@@ -1,7 +1,7 @@
 """The state of a situation: by the state graph, or by the two graphs that it is parted into.
 
 Where no segment sees the session, a bundle has `segments`, which is run when they or their ages change, and `session`,
-which goes on from there at every event, in two thirds of the time. Both ways give the same state.
+which goes on from there at every event and so does less. Both ways give the same state.
 """
 
 from collections.abc import Callable
