@@ -11,6 +11,7 @@ import torch
 
 from pocketrank import Bundle, Ranker, engines, selftest
 from pocketrank.config import Project
+from pocketrank.deadline import Deadline
 from pocketrank.errors import BadBundle
 from pocketrank.fuser import Fuser, parts_of
 from pocketrank.segments import MICROSECONDS
@@ -154,6 +155,29 @@ def test_a_bundle_that_is_gone_from_the_disk_ranks_and_gives_reasons(project: Pr
             path.unlink()
         hit = ranker.rank(1, items, now=NOW_S)[0]
         assert sum(reason.added for reason in hit.reasons) == pytest.approx(hit.score, abs=1e-5)
+
+
+def test_a_deadline_leaves_out_no_segment_where_that_wins_nothing(project: Project) -> None:
+    with Ranker.open(project.bundle_dir) as ranker:
+        most = ranker.bundle.sizes.S
+        for _ in range(2):  # the very first time is not learned
+            ranker._pace.learn("state", most, 1.0, 1.0)
+        late = Deadline(0.001, ranker._pace)
+        assert ranker._usable(most, late) == most
+        ranker._fuser = Fuser(lambda name: engines.load(project.bundle_dir, name, "onnx"), is_parted=False)
+        assert ranker._usable(most, late) < most
+
+
+def test_what_the_server_wants_gone_is_kept_nowhere(project: Project) -> None:
+    with Ranker.open(project.bundle_dir) as ranker:
+        items = list(ranker.bundle.items.ids[:2])
+        ranker.observe(items[0], at=NOW_S)
+        ranker.rank(1, items, now=NOW_S)
+        assert ranker._fuser._last != ([], {})
+        assert ranker._looked_up is not None
+        ranker._take({}, gone_until_us=NOW_S * MICROSECONDS + 1)
+        assert ranker._fuser._last == ([], {})
+        assert ranker._looked_up is None
 
 
 def test_weights_that_no_product_takes_stay_in_the_file(
