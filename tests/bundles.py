@@ -9,6 +9,9 @@ column that is fed wrongly shows. With e an event, s a segment, c a candidate:
     state_bias = 0.125 (sum_s mask + sum_e live_mask)                                                      (H = 1)
     added      = log(1 + count) + 0.5 decayed + 1e-6 since + 1e-7 interval + 0.25 bias min(count, 1)
     scores     = <scales c, state> + state_bias + bias; on a phone the bias has what the item memory adds
+
+Parted, `segments` gives the sums over s as the session began, and `session` lets them age with its first event: a sum's
+exp(-a / 86400) is a factor. The product by one, the state's last step, reads its matrix in the state graph's file.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pocketrank import tensors
 from pocketrank.bundle import FORMAT, Manifest
@@ -42,8 +45,12 @@ def write_bundle(
     items_remembered: int = 3,
     encoder_id: str = "e1",
     compaction: Mapping[str, Any] | None = None,
+    is_parted: bool = False,
 ) -> Path:
-    """Write a bundle of K=1, H=1, T=2 and D=8 whose encoder takes L=`length` events, 16 segments at once."""
+    """Write a bundle of K=1, H=1, T=2 and D=8 whose encoder takes L=`length` events, 16 segments at once.
+
+    With `is_parted` it has `segments` and `session` beside the state graph, as a causal fusion's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(7)
     vectors, scales = quantise(rng.normal(size=(len(ids), D)).astype(np.float32))
@@ -59,6 +66,9 @@ def write_bundle(
     sizes = {"S": slots, "K": 1, "L": length, "D": D, "H": 1, "I": len(ids), "F": items_remembered, "T": 2}
     (folder / "encoder.onnx").write_bytes(encoder_graph())
     (folder / "state.onnx").write_bytes(state_graph())
+    if is_parted:
+        (folder / "segments.onnx").write_bytes(segments_graph())
+        (folder / "session.onnx").write_bytes(session_graph(state_graph()))
     (folder / "memory.onnx").write_bytes(memory_graph())
     (folder / "score.onnx").write_bytes(score_graph())
     tensors.save(folder / "items.safetensors", table, {})
@@ -125,36 +135,34 @@ def encoder_graph() -> bytes:
 
 def state_graph() -> bytes:
     """The state graph, every axis but K and D dynamic."""
-    inputs = {
-        "vectors": ("b", ["B", "S", 1, D]),
-        "scales": ("f", ["B", "S", 1]),
-        **{name: ("f", ["B", "S"]) for name in ("age_s", "weight", "mask")},
-        "live_items": ("f", ["B", "L", D]),
-        "live_behavior": ("i", ["B", "L"]),
-        **{name: ("f", ["B", "L"]) for name in ("live_age_s", "live_score", "live_mask")},
-    }
+    steps = [*_CLOSED, *_LIVE, *_state("said_s_sum", "share_s_sum", "n_segments")]
+    return _model({**_PAST, **_SESSION}, steps, _STATE)
+
+
+def segments_graph() -> bytes:
+    """The part of the state graph that sees the segments, as of the session's first event."""
+    kept = {"said_s_sum": ["B", 1, D], "share_s_sum": ["B", 1, 1], "n_segments": ["B", 1]}
+    return _model(_PAST, _CLOSED, kept)
+
+
+def session_graph(state: bytes) -> bytes:
+    """The part that sees the session; `state` is the file in which it finds a matrix."""
+    kept = {"said_s_sum": ("f", ["B", 1, D]), "share_s_sum": ("f", ["B", 1, 1]), "n_segments": ("f", ["B", 1])}
     steps = [
-        ("Cast", "vectors", "whole"),
-        ("Squeeze", "whole axis2", "flat"),  # (B, S, D)
-        ("Mul", "flat scales", "closed"),
-        ("Cast", "live_behavior", "kind"),
-        ("Mul", "kind tenth", "kind1"),
-        ("Unsqueeze", "kind1 axis2", "kind3"),
-        ("Add", "live_items kind3", "live"),
-        *_share("age_s", "weight", "mask", "day", "share_s"),
-        *_share("live_age_s", "live_score", "live_mask", "hour", "share_e"),
-        ("Mul", "closed share_s", "said_s"),
-        ("Mul", "live share_e", "said_e"),
-        *[("ReduceSum", f"{name} axis1", f"{name}_sum") for name in ("said_s", "said_e", "share_s", "share_e")],
-        ("Sum", "said_s_sum said_e_sum", "said"),
-        ("Sum", "share_s_sum share_e_sum one", "shares"),
-        ("Div", "said shares", "state"),
-        ("ReduceSum", "mask axis1", "n_segments"),
-        ("ReduceSum", "live_mask axis1", "n_events"),
-        ("Add", "n_segments n_events", "n"),
-        ("Mul", "n eighth", "state_bias"),
+        ("Gather", "live_age_s zero", "begun"),
+        ("Gather", "live_mask zero", "has_begun"),
+        ("Mul", "begun has_begun", "aged"),
+        ("Div", "aged day", "aged_days"),
+        ("Neg", "aged_days", "aged_neg"),
+        ("Exp", "aged_neg", "aged_exp"),
+        ("Unsqueeze", "aged_exp axis1", "aged2"),
+        ("Unsqueeze", "aged2 axis2", "aged3"),
+        ("Mul", "said_s_sum aged3", "said_now"),
+        ("Mul", "share_s_sum aged3", "share_now"),
+        *_LIVE,
+        *_state("said_now", "share_now", "n_segments"),
     ]
-    return _model(inputs, steps, {"state": ["B", 1, D], "state_bias": ["B", 1]})
+    return _model({**kept, **_SESSION}, steps, _STATE, state)
 
 
 def memory_graph() -> bytes:
@@ -307,8 +315,57 @@ def _share(age: str, weight: str, mask: str, unit: str, share: str) -> list[tupl
     ]
 
 
+_PAST: dict[str, tuple[str, list[Any]]] = {
+    "vectors": ("b", ["B", "S", 1, D]),
+    "scales": ("f", ["B", "S", 1]),
+    **{name: ("f", ["B", "S"]) for name in ("age_s", "weight", "mask")},
+}
+_SESSION: dict[str, tuple[str, list[Any]]] = {
+    "live_items": ("f", ["B", "L", D]),
+    "live_behavior": ("i", ["B", "L"]),
+    **{name: ("f", ["B", "L"]) for name in ("live_age_s", "live_score", "live_mask")},
+}
+_STATE = {"state": ["B", 1, D], "state_bias": ["B", 1]}
+_CLOSED = [
+    ("Cast", "vectors", "whole"),
+    ("Squeeze", "whole axis2", "flat"),  # (B, S, D)
+    ("Mul", "flat scales", "closed"),
+    *_share("age_s", "weight", "mask", "day", "share_s"),
+    ("Mul", "closed share_s", "said_s"),
+    ("ReduceSum", "said_s axis1", "said_s_sum"),
+    ("ReduceSum", "share_s axis1", "share_s_sum"),
+    ("ReduceSum", "mask axis1", "n_segments"),
+]
+_LIVE = [
+    ("Cast", "live_behavior", "kind"),
+    ("Mul", "kind tenth", "kind1"),
+    ("Unsqueeze", "kind1 axis2", "kind3"),
+    ("Add", "live_items kind3", "live"),
+    *_share("live_age_s", "live_score", "live_mask", "hour", "share_e"),
+    ("Mul", "live share_e", "said_e"),
+    ("ReduceSum", "said_e axis1", "said_e_sum"),
+    ("ReduceSum", "share_e axis1", "share_e_sum"),
+    ("ReduceSum", "live_mask axis1", "n_events"),
+]
+
+
+def _state(said: str, shares: str, count: str) -> list[tuple[str, str, str]]:
+    """Steps: the state, of what segments say by now, their shares and how many they are."""
+    return [
+        ("Sum", f"{said} said_e_sum", "said"),
+        ("Sum", f"{shares} share_e_sum one", "shares"),
+        ("Div", "said shares", "fused"),
+        ("MatMul", "fused identity", "state"),
+        ("Add", f"{count} n_events", "n"),
+        ("Mul", "n eighth", "state_bias"),
+    ]
+
+
 def _model(
-    inputs: Mapping[str, tuple[str, list[Any]]], steps: list[tuple[str, str, str]], outputs: Mapping[str, list[Any]]
+    inputs: Mapping[str, tuple[str, list[Any]]],
+    steps: list[tuple[str, str, str]],
+    outputs: Mapping[str, list[Any]],
+    state: bytes = b"",
 ) -> bytes:
     floats = {
         "one": 1.0,
@@ -326,6 +383,7 @@ def _model(
         helper.make_tensor("zero", TensorProto.INT64, [], [0]),
         helper.make_tensor("by_count", TensorProto.FLOAT, [4], [1.0, 1.0, 1.0, 1.0]),
         helper.make_tensor("weights", TensorProto.FLOAT, [4], [0.0, 0.5, 1e-6, 1e-7]),
+        numpy_helper.from_array(np.eye(D, dtype=np.float32), "identity"),
     ]
     used = {name for _, names, _ in steps for name in names.split()}
     options = {"Cast": {"to": TensorProto.FLOAT}, "Gather": {"axis": 1}, "ReduceSum": {"keepdims": 1}}
@@ -339,5 +397,17 @@ def _model(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
+    for weight in model.graph.initializer:
+        if state and weight.name == "identity":
+            _leave_out(weight, state)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _leave_out(weight: TensorProto, state: bytes) -> None:
+    """Have a weight read in the state graph's file, where it stands."""
+    place = {"location": "state.onnx", "offset": state.index(weight.raw_data), "length": len(weight.raw_data)}
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in place.items():
+        weight.external_data.add(key=key, value=str(value))

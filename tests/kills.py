@@ -185,7 +185,7 @@ def killed(points: int, seed: int) -> dict[str, Any]:
     """Kill so often; at what it was, and how much was there."""
     begin, at, events, beyond = time.perf_counter(), collections.Counter[str](), 0, 0
     with tempfile.TemporaryDirectory() as temporary:
-        folder = write_bundle(Path(temporary) / "bundle", IDS, items_remembered=64)
+        folder = write_bundle(Path(temporary) / "bundle", IDS, items_remembered=64, is_parted=True)
         trial: Trial | None = None
         for point in range(points):
             if trial is None or point % A_CACHE == 0:

@@ -52,7 +52,7 @@ class Shop:
         starter.start_project(root)
         self.root = root
         self.settings()
-        write_bundle(root / "bundle", IDS, slots=5, encoder_id=encoder, items_remembered=64)
+        write_bundle(root / "bundle", IDS, slots=5, encoder_id=encoder, items_remembered=64, is_parted=True)
 
     def settings(self, **sync: Any) -> None:
         """Write pocketrank.toml."""

@@ -32,6 +32,11 @@ class Seed:
     key: bytes
     packs: list[bytes]
 
+    @property
+    def graphs(self) -> list[str]:
+        """Names of the graphs' files."""
+        return sorted(name for name in self.files if name.endswith(".onnx"))
+
 
 def make_seeds(folder: Path, given: Path | None = None) -> list[Seed]:
     """Write the bundles once, read them, and make packs; of one bundle alone where it is given."""
@@ -48,6 +53,7 @@ def make_seeds(folder: Path, given: Path | None = None) -> list[Seed]:
         slots=7,
         length=6,
         lateness_s=60,
+        is_parted=True,
     )
     values = {"category": ["dairy", None, "bread", "fruit"] * 5, "labels": [["fresh"], [], None, ["a", "b"]] * 5}
     (log / ATTRIBUTES).write_text(json.dumps(values))

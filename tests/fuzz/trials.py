@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import onnx
 
 from pocketrank import engines
 from pocketrank.attributes import FILE_NAME as ATTRIBUTES
@@ -36,7 +37,7 @@ from .seeds import START_S, Seed, refreshed
 LONGEST_S = 5.0
 NOW_S = START_S + 10**7
 M = "manifest.json"
-GRAPHS = ("encoder.onnx", "state.onnx", "memory.onnx", "score.onnx")
+SESSION = "session.onnx"
 OTHERS = ("items.safetensors", "item_ids.json", "golden.safetensors")
 
 
@@ -180,8 +181,8 @@ def _manifest_bytes(rng: Random, seed: Seed, other: Seed) -> Spoiled:
 
 
 def _file_bytes(rng: Random, seed: Seed, other: Seed) -> Spoiled:
-    name = rng.choice([*OTHERS, *GRAPHS])
-    content = spoil_bytes(rng, seed.files[name], other.files[name])
+    name = rng.choice([*OTHERS, *seed.graphs])
+    content = spoil_bytes(rng, seed.files[name], other.files.get(name, b""))
     return Spoiled("file bytes", {**seed.files, name: content}, content != seed.files[name])
 
 
@@ -208,11 +209,24 @@ def _hashed_attributes(rng: Random, seed: Seed, other: Seed) -> Spoiled:
 
 
 def _swapped(rng: Random, seed: Seed, other: Seed) -> Spoiled:
-    name, its = rng.choice([*OTHERS, *GRAPHS]), rng.choice([*OTHERS, *GRAPHS])
-    files = {**seed.files, name: rng.choice([seed, other]).files[its]}
+    source = rng.choice([seed, other])
+    name, its = rng.choice([*OTHERS, *seed.graphs]), rng.choice([*OTHERS, *source.graphs])
+    files = {**seed.files, name: source.files[its]}
     if rng.random() < 0.3:
         return Spoiled("another file", files, files[name] != seed.files[name])
     return Spoiled("another file, hashed anew", refreshed(files))
+
+
+def _elsewhere(rng: Random, seed: Seed, other: Seed) -> Spoiled:
+    """A graph that would have the engine read its weights outside the bundle."""
+    parted = seed if SESSION in seed.files else other
+    session = onnx.load_model_from_string(parted.files.get(SESSION, b""))
+    for weight in session.graph.initializer:
+        for entry in weight.external_data:
+            if entry.key == "location":
+                entry.value = rng.choice(["/dev/zero", "..", "../pack", "../bundle/state.onnx", "/etc/hostname", "a/b"])
+    files = {**parted.files, SESSION: session.SerializeToString()}
+    return Spoiled("data elsewhere, hashed anew", refreshed(files), lies=bool(session.graph.node))
 
 
 def _missing(rng: Random, seed: Seed, _: Seed) -> Spoiled:
@@ -222,7 +236,7 @@ def _missing(rng: Random, seed: Seed, _: Seed) -> Spoiled:
 
 
 def _not_a_file(rng: Random, seed: Seed, _: Seed) -> Spoiled:
-    name = rng.choice([*OTHERS, *GRAPHS, M, SIGNATURE, "extra", "extra.onnx", "..x"])
+    name = rng.choice([*OTHERS, *seed.graphs, M, SIGNATURE, "extra", "extra.onnx", "..x"])
     make = rng.choice([_folder, _pipe, _link, _link_to_itself, _device, b""])
     return Spoiled("not a file, or one too many", {**seed.files, name: make}, name != SIGNATURE)
 
@@ -246,6 +260,7 @@ WAYS = [
         _hashed_ids,
         _hashed_attributes,
         _swapped,
+        _elsewhere,
         _missing,
         _not_a_file,
         _named,
@@ -348,7 +363,8 @@ def graphs_kept() -> Iterator[None]:
     real = engines.load
 
     def load(folder: Path, name: str, engine: str | None = None, threads: int = 1, constants: Any = None) -> Any:
-        contents = [(folder / f"{name}.onnx").read_bytes(), *(array.tobytes() for array in (constants or {}).values())]
+        parts = [folder / f"{name}.onnx", *([folder / "state.onnx"] if name == "session" else [])]
+        contents = [*(path.read_bytes() for path in parts), *(array.tobytes() for array in (constants or {}).values())]
         key = tuple(hashlib.sha256(content).hexdigest() for content in contents)
         if key not in kept:
             if len(kept) > 200:

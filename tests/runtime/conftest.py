@@ -14,7 +14,7 @@ IDS = [f"p-{number}" for number in range(12)]
 @pytest.fixture(scope="session")
 def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that no test alters."""
-    return write_bundle(tmp_path_factory.mktemp("app") / "bundle", IDS, items_remembered=64)
+    return write_bundle(tmp_path_factory.mktemp("app") / "bundle", IDS, items_remembered=64, is_parted=True)
 
 
 @pytest.fixture(scope="session")

@@ -377,7 +377,7 @@ def test_an_altered_bundle_is_one_line(run: Run, tmp_path: Path) -> None:
     for line in ("rank", "verify", "inspect bundle", "observe --cache c.db p-1"):
         assert refused(run(line)).startswith("BadBundle: bundle/state.onnx: altered: 1 bytes, wanted ")
     edit_manifest(tmp_path / "bundle")
-    assert refused(run("rank")).startswith("BadBundle: bundle/state.onnx: engine onnx cannot load it (")
+    assert refused(run("rank")).startswith("BadBundle: bundle/session.onnx: engine onnx cannot load it (")
 
 
 def typed(line: str, folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -616,11 +616,12 @@ def test_a_ranking_reads_as_a_sequence_of_hits(bundle_dir: Path) -> None:
 
 @pytest.mark.parametrize("n", [0, 3, len(DAY)])
 def test_an_engine_of_fixed_shapes_gives_the_same_ranking_and_reasons(
-    bundle_dir: Path, slow: Slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
+    slow: Slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
-    """As .tflite wants it: batch 1, S and L filled up, candidates in chunks of the same size."""
+    """As .tflite wants it: batch 1, S and L filled up, candidates in chunks of the same size, the state graph whole."""
     path = saved(slow.pack(DAY[:n], (START_S + 19_000) * US), tmp_path)
-    with Ranker.open(bundle_dir, pack=path) as ranker:
+    folder = write_bundle(tmp_path / "whole", IDS, items_remembered=64)
+    with Ranker.open(folder, pack=path) as ranker:
         wanted = watched(ranker, DAY[:n]).rank(12, now=NOW_S)
         load, shapes = engines.load, []
 
@@ -638,7 +639,7 @@ def test_an_engine_of_fixed_shapes_gives_the_same_ranking_and_reasons(
                 return self.graph.run(inputs)
 
         monkeypatch.setattr(engines, "load", Fixed)
-        with Ranker.open(bundle_dir, pack=path) as other:
+        with Ranker.open(folder, pack=path) as other:
             found = watched(other, DAY[:n]).rank(12, now=NOW_S)
             assert [hit.item for hit in found] == [hit.item for hit in wanted]
             assert found.scores == pytest.approx(wanted.scores, rel=1e-6)

@@ -42,7 +42,7 @@ def test_an_engine_that_agrees_is_fine(bundle_dir: Path) -> None:
     assert found.excess < 1
 
 
-@pytest.mark.parametrize("graph", ["encoder", "state", "memory", "score"])
+@pytest.mark.parametrize("graph", ["encoder", "state", "segments", "session", "memory", "score"])
 @pytest.mark.parametrize(
     "change", [lambda x: x * np.float32(1.001), lambda x: x * np.float32(np.nan), lambda x: -x, np.zeros_like]
 )
