@@ -10,6 +10,8 @@ from pocketrank.bundle import Int64Array, Items
 from pocketrank.quantise import FloatArray
 
 POOL, LEAST_POOL = 4, 50  # the best so many times k, and at least so many, are looked at for variety
+MANY = 10_000  # scores that are looked at in parts first
+DEEP, PARTS = 256, 8  # scores of a part at most, and parts a hit at least
 VARIED = 100  # hits that variety is looked for, as it takes k^2; nobody sees the others side by side
 
 
@@ -30,7 +32,8 @@ def best(scores: FloatArray, rows: Int64Array, k: int, items: Items) -> Int64Arr
     Returns:
         (up to k,) int64 places in `scores`, the best first.
     """
-    least = np.partition(scores, -k)[-k] if k < len(scores) else -np.inf
+    told = scores if len(scores) < MANY else _of_parts(scores, k)
+    least = np.partition(told, -k)[-k] if k < len(told) else -np.inf
     places = np.flatnonzero(scores >= least)
     if least == -np.inf:
         places = places[scores[places] > -np.inf]
@@ -40,6 +43,14 @@ def best(scores: FloatArray, rows: Int64Array, k: int, items: Items) -> Int64Arr
     if (ascending[1:] == ascending[:-1]).any():  # most requests have no ties, and never ask for the order of ids
         order = np.lexsort((items.place[rows[places]], cost))
     return places[order[:k]]
+
+
+def _of_parts(scores: FloatArray, k: int) -> FloatArray:
+    """The greatest scores of parts, more than k: what k of them reach, the k greatest scores do, and few others."""
+    parts = max(len(scores) // DEEP, PARTS * k)
+    deep = len(scores) // parts
+    greatest: FloatArray = scores[: parts * deep].reshape(deep, parts).max(axis=0) if deep > 1 else scores
+    return greatest
 
 
 def diverse(scores: FloatArray, rows: Int64Array, k: int, items: Items, diversity: float) -> Int64Array:

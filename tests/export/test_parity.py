@@ -213,4 +213,7 @@ def catalogue(items: np.ndarray, scales: np.ndarray) -> engines.Graph:
     with tempfile.TemporaryDirectory() as folder:
         to_catalogue(replace(made(1)[1], I=ITEMS), Path(folder) / "catalogue.onnx")
         constants = {"items": np.ascontiguousarray(items.T), "scales": scales}
-        return engines.load(Path(folder), "catalogue", "onnx", constants=constants)
+        graph = engines.load(Path(folder), "catalogue", "onnx", constants=constants)
+    assert isinstance(graph, engines.OnnxGraph)
+    assert graph._session.get_session_options().enable_cpu_mem_arena
+    return graph

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketrank.bundle import Items
-from pocketrank.choosing import best, diverse
+from pocketrank.choosing import DEEP, MANY, best, diverse
 
 IDS: list[Any] = ["b", 10, "a", "", 9, "\U0001f600", "\uff5e", -1, "ab", "B", "10", 2**60]
 BY_ID = [-1, 9, 10, 2**60, "", "10", "B", "a", "ab", "b", "\uff5e", "\U0001f600"]
@@ -37,6 +37,30 @@ def test_the_best_are_the_first_of_all_sorted(scores: list[float], k: int, rows:
     asked = np.array(rows)
     found = best(np.array(scores, np.float32)[asked], asked, k, table())
     assert asked[found].tolist() == by_score(scores)[:k]
+
+
+def many(kind: str) -> np.ndarray:
+    """Scores in an order that parts could be wrong about."""
+    random = np.random.default_rng(5)
+    scores = random.normal(size=MANY + 777).astype(np.float32)
+    if kind == "ties":
+        return np.round(scores, 1)
+    if kind == "hardly any":
+        scores[random.random(len(scores)) < 0.999] = -np.inf
+    if kind == "best in one part":
+        scores[7 :: len(scores) // DEEP] += 50
+    return np.sort(scores) if kind == "ascending" else scores
+
+
+@pytest.mark.parametrize("kind", ["any", "ties", "hardly any", "best in one part", "ascending"])
+@pytest.mark.parametrize("k", [1, 10, 100, 1000, MANY // 2, MANY + 776, MANY + 777, MANY + 1000])
+def test_the_best_of_many_are_the_first_of_all_sorted(kind: str, k: int) -> None:
+    scores = many(kind)
+    one = np.ones(len(scores), np.float32)
+    ids = [f"{number * 7919 % len(scores):05}" for number in range(len(scores))]
+    items = Items(ids, np.ones((len(scores), 1), np.int8), one, one, one, np.ones(1, np.float32))
+    wanted = [row for row in np.lexsort((ids, -scores)) if scores[row] > -np.inf]
+    assert best(scores, np.arange(len(scores)), k, items).tolist() == wanted[:k]
 
 
 def cosine(a: list[int], b: list[int]) -> float:
