@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pocketrank import engines
 from pocketrank.bundle import Sizes
 from pocketrank.config import Project
 from pocketrank.errors import BadConfig, BadInput, NotReady, UsageError
@@ -24,7 +25,7 @@ from pocketrank_export.runs import training_history
 from pocketrank_export.settings import TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.tune.candidates import Candidate, Choices, grid, parsed, spread
-from pocketrank_export.tune.cost import Request, pack_bytes
+from pocketrank_export.tune.cost import Request, pack_bytes, request_times
 from pocketrank_export.tune.front import Point, kept, on_front, recommended
 from pocketrank_export.tune.halving import Trial, Trials, stage_sizes
 from pocketrank_export.tune.questions import Questions
@@ -33,6 +34,7 @@ from pocketrank_export.tune.rows import Row, judged
 from pocketrank_export.tune.table import lines, table, why
 
 from .conftest import SETTINGS, write_log
+from .test_parity import made
 
 GAP, COUNT = SessionGap(3600, 8), FixedCount(8)
 OWN = Candidate(GAP, "prefix", 1, 6)
@@ -466,3 +468,19 @@ def test_a_project_without_events_names_the_step_that_comes_first(
     assert capsys.readouterr().err == (
         f"pocketrank: NotReady: no events in {shop.events_dir}; bring some in with: pocketrank ingest LOG\n"
     )
+
+
+@pytest.mark.parametrize(("fusion", "wanted"), [("prefix", "session"), ("attention", "state")])
+def test_a_request_is_timed_by_the_graph_that_an_event_runs(
+    monkeypatch: pytest.MonkeyPatch, fusion: str, wanted: str
+) -> None:
+    load, loaded = engines.load, []
+
+    def named(folder: Path, name: str, engine: str) -> engines.Graph:
+        loaded.append(name)
+        return load(folder, name, engine)
+
+    monkeypatch.setattr(engines, "load", named)
+    (taken,) = request_times([made(1, fusion=fusion)], rounds=2)
+    assert sorted(loaded) == sorted([wanted, "score"])
+    assert 0 < taken.state_ms < 1000

@@ -1,12 +1,13 @@
 """What each part added: the parts sum to the score, and each is the difference its absence makes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketrank import Ranker, Reason
+from pocketrank import Ranker, Reason, engines
 
 from .. import bundles
 from .phones import START_S, US, Event, Slow
@@ -24,6 +25,20 @@ def test_the_parts_sum_to_the_score(
         for hit in ranker.rank(12, now=NOW_S + wait):
             total = sum(reason.added for reason in hit.reasons)
             assert abs(total - hit.score) <= 1e-5 * max(1, abs(hit.score))
+
+
+def test_reasons_are_those_of_the_graphs_that_scored(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of the whole state graph, which in int8 says otherwise than its two parts."""
+    load = engines.load
+
+    def parts_alone(folder: Path, name: str, *arguments: Any, **options: Any) -> Any:
+        assert name != "state"
+        return load(folder, name, *arguments, **options)
+
+    monkeypatch.setattr(engines, "load", parts_alone)
+    with Ranker.open(bundle_dir) as ranker:
+        for hit in watched(ranker, DAY).rank(12, now=NOW_S):
+            assert sum(reason.added for reason in hit.reasons) == pytest.approx(hit.score, abs=1e-5)
 
 
 def test_each_part_is_what_its_absence_takes_away(bundle_dir: Path, slow: Slow) -> None:

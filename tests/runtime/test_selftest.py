@@ -55,6 +55,22 @@ def test_an_engine_that_differs_in_any_graph_is_not(
     assert found.excess > 1
 
 
+def test_outputs_count_by_their_names_in_whatever_order(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = engines.load
+
+    class Backwards:
+        batch = 0
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.graph = load(*arguments, **options)
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return dict(reversed(self.graph.run(inputs).items()))
+
+    monkeypatch.setattr(engines, "load", Backwards)
+    assert selftest.check(Bundle.open(bundle_dir), "onnx").ok
+
+
 def test_one_nan_among_all_scores_is_not_fine(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     altered(monkeypatch, "score", lambda x: np.where(np.arange(len(x)) == 5, np.float32(np.nan), x))
     assert selftest.check(Bundle.open(bundle_dir), "onnx").excess > 1e30
