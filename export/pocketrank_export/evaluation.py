@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from pocketrank.errors import NotReady
 from pocketrank_cli.command import progress
 from pocketrank_export.asked import Asked
 from pocketrank_export.comparison import Estimate, difference, estimate, per_user
@@ -70,8 +71,20 @@ class Evaluation:
 
 
 def evaluate(trained: Trained, builder: Builder) -> Evaluation:
-    """Ask what the split kept for it, of the model and of all baselines."""
-    return rank(trained.split.test(builder), scorers_of(trained, builder))
+    """Ask what the split kept for it, of the model and of all baselines.
+
+    Raises:
+        NotReady: the log, or the training set, has nothing to ask.
+    """
+    asked = trained.split.test(builder)
+    if not len(asked):
+        longer = (
+            "ingest a longer log, or keep more by [training] and train again"
+            if builder.given is None
+            else "run pocketrank segment up to its end, then with --training-set FILE --examples N"
+        )
+        raise NotReady(f"{trained.split.kept()}: none from a user with a past among the examples; {longer}")
+    return rank(asked, scorers_of(trained, builder))
 
 
 def rank(

@@ -263,3 +263,14 @@ def test_answers_that_nobody_is_there_to_give_are_refused_in_one_line(
         "longer log, or keep more by [training] and train again\n"
     )
     assert not (tmp_path / "model/quality.json").exists()
+
+
+def test_sessions_that_nobody_has_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, [*plain(users=6), *newcomers(30)])
+    assert main(["train", "--project", str(tmp_path)]) == 0
+    assert main(["evaluate", "--project", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        "pocketrank: NotReady: each one's first session after 2020-10-13: none from a user with a past among the "
+        "examples; ingest a longer log, or keep more by [training] and train again\n"
+    )
+    assert not (tmp_path / "model/quality.json").exists()

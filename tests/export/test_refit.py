@@ -393,6 +393,20 @@ def refusal(root: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
+def test_a_set_without_what_evaluate_asks_is_refused_in_one_line(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(shop, _early)
+    before = everything(shop / "model")
+    capsys.readouterr()
+    assert main(["evaluate", "--project", str(shop), "--set", str(shop / "set.parquet")]) == 1
+    assert everything(shop / "model") == before
+    assert capsys.readouterr().err == (
+        f"pocketrank: NotReady: {Trained.open(shop / 'model').split.kept()}: none from a user with a past among the "
+        "examples; run pocketrank segment up to its end, then with --training-set FILE --examples N\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
