@@ -55,20 +55,25 @@ def _stays_beside(path: Path) -> bool:
 
 
 class OnnxGraph:
-    """A graph run by onnxruntime; every axis it declares dynamic may have any size."""
+    """A graph run by onnxruntime; every axis it declares dynamic may have any size.
+
+    Small graphs take 4 MB less without memory of their own between runs, in the same time. One with constants, a whole
+    catalogue's, takes megabytes at every run, which the system might give anew each time; so would any large graph.
+    """
 
     engine, suffix = "onnx", ".onnx"
     batch = 0
 
-    def __init__(self, path: Path, threads: int, constants: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(
+        self, path: Path, threads: int, constants: Mapping[str, npt.NDArray[Any]], *, keeps_memory: bool = False
+    ) -> None:
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime  # noqa: PLC0415
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # Small graphs take 4 MB less without one, in the same time; a catalogue's steps take megabytes at every run.
-        options.enable_cpu_mem_arena = bool(constants)
+        options.enable_cpu_mem_arena = keeps_memory or bool(constants)
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
         if values:
             options.add_external_initializers(list(constants), values)  # copied: nothing is read of them afterwards
