@@ -113,8 +113,10 @@ class ScoreGraph(nn.Module):
     def forward(self, state: Tensor, state_bias: Tensor, candidates: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
         """See the table of graphs in docs/formats.md."""
         # In this order engines see one vector by a matrix; the transposition becomes part of the product.
-        match = (state @ candidates.to(torch.float32).transpose(0, 1)) * scales + state_bias[:, None]
-        return reduced(match, self.reduce) + bias
+        match = state @ candidates.to(torch.float32).transpose(0, 1)
+        if len(state) == 1:
+            return match[0] * scales + state_bias + bias
+        return reduced(match * scales + state_bias[:, None], self.reduce) + bias
 
 
 OPSET = 20

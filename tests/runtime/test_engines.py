@@ -74,3 +74,12 @@ def test_a_graph_that_is_none_is_refused(tmp_path: Path, engine: str, content: b
         engines.load(tmp_path, "state", engine)
     assert str(caught.value).startswith(f"{path}: engine {engine} cannot load it (")
     assert str(caught.value).endswith("); export the bundle again")
+
+
+@pytest.mark.parametrize("names", [["memory"], ["memory", "bias", "more"], [], ["other", "bias"]])
+def test_a_graph_of_other_inputs_is_refused_before_it_is_run(bundle_dir: Path, names: list[str]) -> None:
+    graph = engines.load(bundle_dir, "memory", "onnx")
+    with pytest.raises(BadBundle) as caught:
+        graph.run(dict.fromkeys(names, np.zeros(3, np.float32)))
+    said = f"it takes bias, memory, not {', '.join(sorted(names)) or 'any'}"
+    assert str(caught.value) == f"{bundle_dir}/memory.onnx: engine onnx cannot run it ({said}); export the bundle again"
