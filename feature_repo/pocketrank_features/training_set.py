@@ -131,7 +131,12 @@ def _opened(project: Project, manifest: Mapping[str, Any]) -> tuple[FeatureStore
             f"{project.root}: Feast has no views of encoder {manifest['encoder_id']}; run, in the project folder: "
             "pocketrank segment; feast apply"
         ) from None
-    source = Path(view.batch_source.path)
+    source, own = Path(view.batch_source.path), project.rows_dir(view.name).resolve()
+    if source != own:
+        raise NotReady(
+            f"{project.root}: Feast's view {view.name} reads {source}, not {own}, as in a project that was moved or "
+            "copied; run, in the project folder: feast apply"
+        )
     if not any(source.glob("*.parquet")):
         raise NotReady(f"{source}: no rows, though Feast has a view of them; write them again: pocketrank segment")
     return store, source

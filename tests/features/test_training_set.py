@@ -355,6 +355,21 @@ def compacted(bundle: Bundle, past: int) -> Kept:
     return bundle.compaction.compact(nothing, np.zeros(2, np.int64), new, np.array([0, past]), zero).kept
 
 
+def test_rows_of_the_project_that_this_one_was_copied_from_are_not_taken(
+    shop: Any, row: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = shop([row(1, n, n, n, n + 0.5) for n in range(3)])
+    root = Path(shutil.copytree(project.root, project.root.parent / "copy"))
+    assert main(["segment", "--project", str(root), "--training-set", str(root / "set.parquet")]) == 1
+    there, here = (one / "data" / "segments_3f9a" for one in (project.root.resolve(), root.resolve()))
+    assert capsys.readouterr().err == (
+        f"pocketrank: NotReady: {root}: Feast's view segments_3f9a reads {there}, not {here}, as in a project that "
+        "was moved or copied; run, in the project folder: feast apply\n"
+    )
+    assert not (root / "set.parquet").exists()
+    write(applied(Project.open(root)))
+
+
 REFUSED = {
     "no bundle": "NotReady: no manifest.json in {root}/bundle; make a bundle with: pocketrank export",
     "no repo": "NotReady: no feature_store.yaml in {root}; make a project with: pocketrank init",
