@@ -197,7 +197,7 @@ class Ranker:
             known = self._now(now_us, deadline)
             situation, chosen, asked = known.situation, *self._asked(candidates, deadline)
             left_out = self._left_out(situation, exclude_seen, exclude, where or {})
-            wanted = Wanted(chosen, left_out, situation, k, diversity)
+            wanted = Wanted(chosen, left_out, situation, int(k), diversity)
             if deadline is None:
                 rows, is_whole = chosen.rows, True
                 scores = wanted.masked(self._scorer.scores(chosen, *known.fed), rows)

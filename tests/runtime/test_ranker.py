@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pocketrank import Bundle, Ranker, engines
+from pocketrank import Bundle, Ranker, choosing, engines
 from pocketrank.errors import BadInput, BadPack, BundleMismatch, MissingExtra
 from pocketrank.fuser import Fuser
 from pocketrank.pack import Pack
@@ -612,6 +612,16 @@ def test_a_ranking_reads_as_a_sequence_of_hits(bundle_dir: Path) -> None:
     assert sorted((hit.score for hit in ranking), reverse=True) == [hit.score for hit in ranking]
     with pytest.raises(IndexError):
         ranking[4]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64])
+def test_a_number_of_hits_may_be_any_whole_number(bundle_dir: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    monkeypatch.setattr(choosing, "MANY", 5)  # where it is multiplied
+    with Ranker.open(bundle_dir) as ranker:
+        wanted = [hit.item for hit in ranker.rank(100, now=NOW_S)]
+        assert [hit.item for hit in ranker.rank(kind(100), now=NOW_S)] == wanted
+        assert [hit.item for hit in ranker.rank(kind(3), now=NOW_S)] == wanted[:3]
 
 
 @pytest.mark.parametrize("n", [0, 3, len(DAY)])
