@@ -119,7 +119,8 @@ def answers(asked: Asked, scorers: Mapping[str, Scorer]) -> dict[str, Values]:
     Questions are asked twice where users come back to items: of everything, and of what is new to them, when all that
     they ever had is neither ranked nor a target. Who took nothing new has no value there.
     """
-    found = {name: _kept(rank(asked, scorers), name, "each") for name in scorers}
+    evaluation = rank(asked, scorers)
+    found = {name: _kept(evaluation, name, "each") for name in scorers}
     if asked.builder.repeats:
         new = replace(asked, builder=replace(asked.builder, repeats=False))
         evaluation = rank(new, scorers)

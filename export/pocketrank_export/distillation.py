@@ -107,12 +107,10 @@ class Distilled(NextItem):
         states, taught = batch_states(model, batch, unknown), self.teacher.asked(batch)
         if self.negatives:
             drawn = self.drawn()
-            target, others = held_against(model, batch, states, drawn, self.log_chance)
-            own = sampled_softmax_loss(target, others, batch, self.robustness)
-            said = torch.cat([target[:, None], others], dim=1)
+            said = held_against(model, batch, states, drawn, self.log_chance)
+            own = sampled_softmax_loss(said, batch, self.robustness)
             with torch.no_grad():
-                target, others = held_against(self.teacher.model, batch, taught, drawn, self.log_chance)
-                wanted = torch.cat([target[:, None], others], dim=1)
+                wanted = held_against(self.teacher.model, batch, taught, drawn, self.log_chance)
             apart = cross_entropy(said, wanted)
         else:
             said = scores_of(model, batch, states)

@@ -24,7 +24,7 @@ class Dropout(nn.Module):
             return x
         words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device).random_(-(2**63), None)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.dropped
-        return x * kept.to(x.dtype).mul_(256 / (256 - self.dropped))
+        return x * kept.view(torch.uint8).to(x.dtype).mul_(256 / (256 - self.dropped))
 
 
 class Attention(nn.Module):

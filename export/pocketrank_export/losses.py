@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pocketrank_export.examples import Batch
 from pocketrank_export.history import Index
@@ -43,13 +44,14 @@ def sampled_loss(
 
     Source: Bengio and Senecal, IEEE Trans. Neural Networks 19(4), 2008; Khrylchenko et al., arXiv 2507.09331.
     """
-    target, others = held_against(model, batch, batch_states(model, batch, unknown), drawn, log_chance)
-    return sampled_softmax_loss(target, others, batch, robustness)
+    scores = held_against(model, batch, batch_states(model, batch, unknown), drawn, log_chance)
+    return sampled_softmax_loss(scores, batch, robustness)
 
 
-def sampled_softmax_loss(target: Tensor, others: Tensor, batch: Batch, robustness: float = 0.0) -> Tensor:
+def sampled_softmax_loss(scores: Tensor, batch: Batch, robustness: float = 0.0) -> Tensor:
     """The same of what `held_against` gave."""
-    missed = torch.logaddexp(target, others.logsumexp(dim=1)) - target
+    target = torch.full((len(scores),), scores.shape[1] - 1, device=scores.device)
+    missed = functional.cross_entropy(scores, target, reduction="none")
     return weighted_mean(generalised(missed, robustness), batch)
 
 
@@ -62,28 +64,33 @@ def generalised(missed: Tensor, robustness: float) -> Tensor:
     return -torch.expm1(-robustness * missed) / robustness if robustness else missed
 
 
-def held_against(
-    model: Model, batch: Batch, states: States | None, drawn: Tensor, log_chance: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Scores of each target, and of the sample it is held against.
+def held_against(model: Model, batch: Batch, states: States | None, drawn: Tensor, log_chance: Tensor) -> Tensor:
+    """Scores of the sample that each target is held against, and of the target.
 
     Arguments as of `sampled_loss`, with the states of the questions.
 
     Returns:
-        (G,), and (G, N) corrected by the chance of being drawn; MASKED where the target itself was.
+        (G, n + 1): of the n different items drawn, corrected by the chance and number of draws, MASKED where the target
+        itself was drawn; the last column is the target's.
     """
-    others = model.bias[drawn].expand(len(batch), -1)
+    items, times = torch.unique(drawn, return_counts=True)
+    columns = torch.cat([items, items[:1]])  # any item in the target's place
+    scores = model.bias[columns] - log_chance[columns] - float(np.log(len(drawn)))
+    scores = scores + functional.pad(times.log(), (0, 1))
+    scores = scores.expand(len(batch), -1)
     if states is not None:
-        others = others + model.matched(states.state, states.state_bias, states.vectors[drawn])
+        scores = model.matched(states.state, states.state_bias, states.vectors[columns]) + scores
     if model.memory is not None:
-        dense = others.new_zeros(len(batch), len(model.bias))
+        dense = scores.new_zeros(len(batch), len(model.bias))
         dense = dense.index_put((batch.memory_question, batch.memory_row), remembered(model, batch))
-        others = others + dense[:, drawn]
-    others = others - log_chance[drawn] - float(np.log(len(drawn)))
+        scores = scores + dense[:, columns]
     if len(batch.target_row) != len(batch):  # not one target each
-        others = others[batch.target_question]
-    others = others.masked_fill(drawn == batch.target_row[:, None], MASKED)
-    return target_scores(model, batch, states), others
+        scores = scores[batch.target_question]
+    target = target_scores(model, batch, states)
+    every, place = torch.arange(len(target), device=target.device), torch.searchsorted(items, batch.target_row)
+    hit = columns[place] == batch.target_row
+    where = torch.cat([every, every[hit]]), torch.cat([torch.full_like(every, len(items)), place[hit]])
+    return scores.index_put(where, functional.pad(target, (0, int(hit.sum())), value=MASKED))
 
 
 def target_scores(model: Model, batch: Batch, states: States | None) -> Tensor:

@@ -101,7 +101,7 @@ def without(pairs: Pairs, others: Pairs | None, items: int) -> Pairs:
     """The distinct pairs, ascending, that are not among the others; rows count from 0 to `items` - 1."""
     left = np.unique(pairs[0] * items + pairs[1])
     if others is not None:
-        left = left[~np.isin(left, others[0] * items + others[1])]
+        left = left[~np.isin(left, others[0] * items + others[1], kind="table")]
     return left // items, left % items
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pocketrank_export.examples import Batch, encoder_inputs, fusion_inputs
+from pocketrank_export.fusion import Cached, Fusion, Live
 from pocketrank_export.model import Model
 
 
@@ -38,11 +39,37 @@ def batch_states(model: Model, batch: Batch, unknown: float = 0.0) -> States | N
         hidden = torch.rand(len(vectors), 1) < unknown
         vectors = torch.where(hidden, vectors[-1:], vectors)
     cached, live = fusion_inputs(batch, encode_by_length(model, batch, vectors), vectors)
-    if torch.equal(batch.position, live.mask.sum(dim=1).long()[batch.example]):  # all at the newest live event
-        state, state_bias = (found[batch.example] for found in model.fusion(cached, live))
-    else:
-        state, state_bias = model.fusion.asked(cached, live, batch.example, batch.position)
-    return States(state, state_bias, items)
+    return States(*fuse_by_length(model.fusion, cached, live, batch.example, batch.position), items)
+
+
+def fuse_by_length(
+    fusion: Fusion, cached: Cached, live: Live, example: Tensor, position: Tensor, groups: int = 2
+) -> tuple[Tensor, Tensor]:
+    """`Fusion.asked`, of cached segments that stand last in their slots.
+
+    Examples with about as many segments and events go together, so that little is empty.
+    """
+    if fusion.states > 1:  # H goes with S
+        return _fused(fusion, cached, live, example, position)
+    order = torch.argsort(cached.mask.sum(dim=1), stable=True)
+    place, asked, found = torch.empty_like(order), [], []
+    for part in order.chunk(groups):
+        place[part] = torch.arange(len(part), device=part.device)
+        slots, length = (int(there[part].sum(dim=1).max()) for there in (cached.mask, live.mask))
+        held = Cached(*(column[part, column.shape[1] - slots :] for column in cached))
+        seen = Live(*(column[part, : max(length, 1)] for column in live))
+        asked.append(torch.isin(example, part).nonzero()[:, 0])
+        found.append(_fused(fusion, held, seen, place[example[asked[-1]]], position[asked[-1]]))
+    back = torch.argsort(torch.cat(asked))
+    state, state_bias = (torch.cat(of_parts)[back] for of_parts in zip(*found, strict=True))
+    return state, state_bias
+
+
+def _fused(fusion: Fusion, cached: Cached, live: Live, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    if not torch.equal(position, live.mask.sum(dim=1).long()[example]):
+        return fusion.asked(cached, live, example, position)
+    state, state_bias = fusion(cached, live)  # all at the newest live event
+    return state[example], state_bias[example]
 
 
 def batch_scores(model: Model, batch: Batch, unknown: float = 0.0) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pocketrank_export.fusion import Cached, Fusion, Live
 from pocketrank_export.model import FUSIONS, Model
+from pocketrank_export.scoring import fuse_by_length
 from pocketrank_export.settings import ModelConfig
 
 S, K, L, D, ITEMS = 5, 2, 4, 8, 7
@@ -131,6 +132,29 @@ def test_what_is_asked_within_a_session_knows_no_more_than_came_by_then(name: st
         )
         held = cached._replace(age_s=cached.age_s - later_s)
         assert torch.allclose(state[None], state_of(fusion, held, then), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_examples_of_like_length_are_fused_together_as_they_are_by_themselves(name: str, groups: int) -> None:
+    fusion, lengths = fusion_of(name), [(3, 0), (0, 2), (S, L), (1, 1), (0, 0), (4, 3), (2, 2)]
+    made = [inputs(number, S, live) for number, (_, live) in enumerate(lengths)]
+    cached, live = (type(parts[0])(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*made, strict=True))
+    empty = torch.tensor([[S - segments] for segments, _ in lengths])
+    cached = cached._replace(mask=(torch.arange(S) >= empty).float(), age_s=cached.age_s + 1e4)  # ended before
+    newest_s = torch.where(live.mask > 0, live.age_s, torch.inf).amin(dim=1, keepdim=True)
+    live = live._replace(age_s=torch.where(live.mask > 0, live.age_s - newest_s, 0.0))  # now is the newest event
+    questions = [(example, came) for example, (_, live) in enumerate(lengths) for came in range(live + 1)]
+    mixed = [questions[number] for number in torch.randperm(len(questions))]
+    newest = [(example, live) for example, (_, live) in enumerate(lengths)]
+    for asked in (questions, mixed, newest):
+        example, position = torch.tensor(asked).T
+        with torch.no_grad():
+            together = fusion.asked(cached, live, example, position)
+            for one, other in zip(
+                together, fuse_by_length(fusion, cached, live, example, position, groups), strict=True
+            ):
+                assert torch.allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", IN_ANY_ORDER)

@@ -6,7 +6,7 @@ import torch
 
 from pocketrank.segments import SessionGap
 from pocketrank_export.examples import Batch, Builder
-from pocketrank_export.losses import generalised, log_chance, sampled_loss, softmax_loss, target_scores
+from pocketrank_export.losses import generalised, held_against, log_chance, sampled_loss, softmax_loss, target_scores
 from pocketrank_export.model import Model
 from pocketrank_export.scoring import batch_scores, batch_states
 from pocketrank_export.settings import ModelConfig
@@ -59,6 +59,18 @@ def test_what_is_drawn_more_often_counts_less(model: Model, batch: Batch) -> Non
     with torch.no_grad():
         found = sampled_loss(model, batch, drawn, chance, 0.0)
         assert torch.allclose(found, softmax_loss(batch_scores(model, batch), batch), rtol=0.01)
+
+
+def test_an_item_drawn_twice_counts_twice_and_the_target_not_at_all(model: Model, batch: Batch) -> None:
+    drawn, chance = torch.tensor([4, 0, 4, 2, 4]), log_chance(np.array([100, 25, 9, 4, 1, 0]))
+    with torch.no_grad():
+        found = held_against(model, batch, batch_states(model, batch), drawn, chance)
+        scores = batch_scores(model, batch)[batch.target_question]
+    assert found.shape == (len(batch.target_row), 4)  # three different ones, and the target
+    for target, row, score in zip(batch.target_row.tolist(), found, scores, strict=True):
+        others = torch.stack([score[item] - chance[item] - np.log(5) for item in drawn.tolist() if item != target])
+        assert torch.allclose(row[:-1].logsumexp(dim=0), others.logsumexp(dim=0), atol=1e-4)
+        assert torch.allclose(row[-1], score[target], atol=1e-5)
 
 
 def test_targets_have_the_scores_that_the_whole_catalogue_gives_them(model: Model, batch: Batch) -> None:
