@@ -43,7 +43,7 @@ def batch_states(model: Model, batch: Batch, unknown: float = 0.0) -> States | N
 
 
 def fuse_by_length(
-    fusion: Fusion, cached: Cached, live: Live, example: Tensor, position: Tensor, groups: int = 2
+    fusion: Fusion, cached: Cached, live: Live, example: Tensor, position: Tensor, groups: int = 4
 ) -> tuple[Tensor, Tensor]:
     """`Fusion.asked`, of cached segments that stand last in their slots.
 
@@ -97,21 +97,24 @@ def remembered(model: Model, batch: Batch) -> Tensor:
 def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 4) -> Tensor:
     """(N + M, K, D) encoded segments and merged ones; ones of like length go together, so that little is padding.
 
-    Segments that come encoded stay as they are.
+    Segments that come encoded stay as they are, and those that no example sees stay zero.
     """
     if len(batch.vectors):
         return batch.vectors
     inputs = encoder_inputs(batch, vectors)
     length = batch.segment_mask.sum(dim=1).long()
+    seen = torch.zeros(len(length) + len(batch.merged) + 1, dtype=torch.bool, device=length.device)
+    seen[batch.cached[batch.mask > 0]] = True
+    seen[batch.part] = True
     order = torch.argsort(length, stable=True)
-    parts = [
-        model.encoder(*(column[part, : max(int(length[part[-1]]), 1)] for column in inputs))
-        for part in order.chunk(groups)
-        if len(part)
-    ]
-    if not parts:
-        return vectors.new_zeros(0, model.config.vectors, model.config.width)
-    encoded = torch.cat(parts)[torch.argsort(order)]
+    order = order[seen[order]]
+    encoded = vectors.new_zeros(len(length), model.config.vectors, model.config.width)
+    if len(order):
+        parts = [
+            model.encoder(*(column[part, : max(int(length[part[-1]]), 1)] for column in inputs))
+            for part in order.chunk(groups)
+        ]
+        encoded = encoded.index_copy(0, order, torch.cat(parts))
     if not len(batch.merged):
         return encoded
     merged = encoded.new_zeros(int(batch.merged[-1]) + 1, *encoded.shape[1:])

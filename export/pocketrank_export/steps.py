@@ -22,6 +22,14 @@ from pocketrank_export.split import Split
 LIVE_AT_MOST = (0, 0, 0, 0, 0, 0, 8, 64)  # live events of a step's examples; mostly none, as when a session begins
 
 
+def fewer_cached(batch: Batch, random: np.random.Generator) -> Batch:
+    """The same, each example with the newest 1, 2, 4 .. or all S of its slots, so that none is learned by heart."""
+    slots = batch.mask.shape[1]
+    at_most = 2 ** random.integers(0, max(slots - 1, 0).bit_length() + 1, len(batch.mask))
+    shown = np.arange(slots) >= slots - at_most[:, None]
+    return replace(batch, mask=batch.mask * torch.from_numpy(shown))
+
+
 class Steps(torch.utils.data.IterableDataset[Batch]):
     """One round of training batches.
 
@@ -43,7 +51,7 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
         self.round += 1  # now: whoever takes `len` batches never comes back for what follows the last
         for builder, segment in islice(segments, len(self)):
             ask = self.sessions if self.target == "session" else self.events
-            yield ask(builder, segment, random).batch()
+            yield fewer_cached(ask(builder, segment, random).batch(), random)
 
     def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
         """Each segment asked once, after some of its events, mostly none, for all the rest of it.
