@@ -69,6 +69,23 @@ def test_a_merged_segment_is_the_mean_of_its_parts_by_their_events() -> None:
     assert torch.allclose(vectors[5], wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("levels", [0, 1])
+def test_what_no_example_sees_is_not_encoded(levels: int) -> None:
+    history = history_of(SessionGap(2, 4), [[n % 7 for n in range(40)]], [[3 * (n // 2) for n in range(40)]])
+    torch.manual_seed(0)
+    model = Model(ModelConfig(width=8, dropout=0.0), 7, 3, 4, 3).eval()
+    batch = Builder(history, 3, 4, 0, 1.0, levels=levels).batch(np.array([9, 14]), np.array([0, 0]), np.array([20, 30]))
+    newest = replace(batch, mask=batch.mask * torch.tensor([0.0, 0.0, 1.0]))
+    with torch.no_grad():
+        whole, seen = (encode_by_length(model, one, model.item_vectors()) for one in (batch, newest))
+    there = newest.cached[newest.mask > 0]
+    assert len(there) == 2
+    assert torch.equal(seen[there], whole[there])
+    left = torch.cat([there, newest.part])
+    assert not seen[[place for place in range(len(batch.segment_rows)) if place not in left]].any()
+    assert whole.any(dim=(1, 2)).all()
+
+
 @pytest.mark.parametrize("missing", [0, 1, 3])
 def test_what_is_cached_is_what_a_pack_has(trained: Trained, asked: Asked, missing: int) -> None:
     phone, log = Phone.of(trained), asked.history.events

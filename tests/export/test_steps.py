@@ -1,5 +1,6 @@
 """Every run of segments comes up once before any comes up again, and nothing that is kept for later does."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -10,7 +11,7 @@ from pocketrank_export.examples import Builder
 from pocketrank_export.history import cut_by_count
 from pocketrank_export.settings import TrainingConfig
 from pocketrank_export.split import Split
-from pocketrank_export.steps import Steps
+from pocketrank_export.steps import Steps, fewer_cached
 
 from .histories import history_of
 
@@ -46,6 +47,19 @@ def test_rounds_go_on_where_the_last_one_stopped(target: str) -> None:
     rounds = [[batch.target_row.tolist() for batch in islice(iter(whole), len(whole))] for _ in range(2)]
     again.round = 1
     assert [batch.target_row.tolist() for batch in again] == rounds[1] != rounds[0]
+
+
+def test_training_sees_caches_of_every_size_and_always_the_newest_segments() -> None:
+    history = history_of(SessionGap(2, 4), [[0] * 40], [[3 * n for n in range(40)]])
+    batch = Builder(history, 20, 4, 0, 1.0).batch(np.array([0, 2, 39]), np.zeros(3, np.int64), np.full(3, 40))
+    many = replace(batch, mask=batch.mask.repeat(400, 1))
+    shown = fewer_cached(many, np.random.default_rng(0)).mask.reshape(400, 3, 20)
+    for example, wanted in enumerate(([0], [1, 2], [1, 2, 4, 8, 16, 20])):
+        sizes, times = shown[:, example].sum(dim=1).unique(return_counts=True)
+        assert sizes.tolist() == wanted
+        assert times.min() > 400 / 6 / 2
+    assert (shown.diff(dim=2) >= 0).all()  # no gap, and the last slot is the newest
+    assert fewer_cached(replace(batch, mask=batch.mask[:, :0]), np.random.default_rng(0)).mask.shape == (3, 0)
 
 
 def test_segments_cut_by_count_have_other_borders_in_each_pass() -> None:
