@@ -98,4 +98,4 @@ class Asked:
 
 def targets_of(batch: Batch) -> Pairs:
     """Question and vocabulary row of each target."""
-    return batch.target_question.numpy(), batch.target_row.numpy()
+    return batch.target_question.cpu().numpy(), batch.target_row.cpu().numpy()

@@ -85,8 +85,9 @@ class Teacher:
 
     def asked(self, batch: Batch) -> States:
         """States of a batch's questions, which may be cut and cached otherwise: an event is an event."""
-        state = self.states[batch.event].float()[:, None]
-        return States(state, torch.zeros_like(state[..., 0]), self.vectors)
+        device = batch.event.device
+        state = self.states[batch.event.cpu()].to(device).float()[:, None]
+        return States(state, torch.zeros_like(state[..., 0]), self.vectors.to(device))
 
 
 class Distilled(NextItem):
@@ -105,6 +106,7 @@ class Distilled(NextItem):
     def loss(self, model: Model, batch: Batch, unknown: float) -> Tensor:
         """See `Head`."""
         states, taught = batch_states(model, batch, unknown), self.teacher.asked(batch)
+        self.teacher.model.to(batch.event.device)
         if self.negatives:
             drawn = self.drawn()
             said = held_against(model, batch, states, drawn, self.log_chance)

@@ -73,8 +73,8 @@ class NextItem(Head):
         """Mean NDCG@10 of the questions that have a target; 0 where there are none."""
         found = [np.zeros(0)]
         for batch in batches:
-            seen = batch.seen_question.numpy(), batch.seen_row.numpy()
-            found.append(ranked(batch_scores(model, batch).numpy(), targets_of(batch), 10, seen).ndcg())
+            seen = batch.seen_question.cpu().numpy(), batch.seen_row.cpu().numpy()
+            found.append(ranked(batch_scores(model, batch).cpu().numpy(), targets_of(batch), 10, seen).ndcg())
         values = np.concatenate(found)
         values = values[~np.isnan(values)]
         return float(values.mean()) if len(values) else 0.0
@@ -162,8 +162,8 @@ def said_and_so(model: Model, batches: Iterable[Batch]) -> tuple[FloatArray, Flo
     """(G,) the scores of all targets, and (G,) what was to be said of them."""
     said, so = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for batch in batches:
-        said.append(target_scores(model, batch, batch_states(model, batch)).numpy())
-        so.append(batch.target_label.numpy())
+        said.append(target_scores(model, batch, batch_states(model, batch)).cpu().numpy())
+        so.append(batch.target_label.cpu().numpy())
     return np.concatenate(said), np.concatenate(so)
 
 

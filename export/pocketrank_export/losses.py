@@ -73,9 +73,9 @@ def held_against(model: Model, batch: Batch, states: States | None, drawn: Tenso
         (G, n + 1): of the n different items drawn, corrected by the chance and number of draws, MASKED where the target
         itself was drawn; the last column is the target's.
     """
-    items, times = torch.unique(drawn, return_counts=True)
+    items, times = torch.unique(drawn.to(model.bias.device), return_counts=True)
     columns = torch.cat([items, items[:1]])  # any item in the target's place
-    scores = model.bias[columns] - log_chance[columns] - float(np.log(len(drawn)))
+    scores = model.bias[columns] - log_chance.to(items.device)[columns] - float(np.log(len(drawn)))
     scores = scores + functional.pad(times.log(), (0, 1))
     scores = scores.expand(len(batch), -1)
     if states is not None:
@@ -84,10 +84,10 @@ def held_against(model: Model, batch: Batch, states: States | None, drawn: Tenso
         dense = scores.new_zeros(len(batch), len(model.bias))
         dense = dense.index_put((batch.memory_question, batch.memory_row), remembered(model, batch))
         scores = scores + dense[:, columns]
-    if len(batch.target_row) != len(batch):  # not one target each
-        scores = scores[batch.target_question]
     target = target_scores(model, batch, states)
     every, place = torch.arange(len(target), device=target.device), torch.searchsorted(items, batch.target_row)
+    if not (len(target) == len(batch) and torch.equal(batch.target_question, every)):  # not one target each
+        scores = scores[batch.target_question]
     hit = columns[place] == batch.target_row
     where = torch.cat([every, every[hit]]), torch.cat([torch.full_like(every, len(items)), place[hit]])
     return scores.index_put(where, functional.pad(target, (0, int(hit.sum())), value=MASKED))

@@ -36,7 +36,7 @@ def batch_states(model: Model, batch: Batch, unknown: float = 0.0) -> States | N
     vectors = model.item_vectors()
     items = vectors[:-1]
     if unknown:
-        hidden = torch.rand(len(vectors), 1) < unknown
+        hidden = torch.rand(len(vectors), 1, device=vectors.device) < unknown
         vectors = torch.where(hidden, vectors[-1:], vectors)
     cached, live = fusion_inputs(batch, encode_by_length(model, batch, vectors), vectors)
     return States(*fuse_by_length(model.fusion, cached, live, batch.example, batch.position), items)
@@ -47,9 +47,9 @@ def fuse_by_length(
 ) -> tuple[Tensor, Tensor]:
     """`Fusion.asked`, of cached segments that stand last in their slots.
 
-    Examples with about as many segments and events go together, so that little is empty.
+    Examples with about as many segments go together, so that little is empty.
     """
-    if fusion.states > 1:  # H goes with S
+    if fusion.states > 1 or not len(cached.mask):  # H goes with S
         return _fused(fusion, cached, live, example, position)
     order = torch.argsort(cached.mask.sum(dim=1), stable=True)
     place, asked, found = torch.empty_like(order), [], []
@@ -97,7 +97,7 @@ def remembered(model: Model, batch: Batch) -> Tensor:
 def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 4) -> Tensor:
     """(N + M, K, D) encoded segments and merged ones; ones of like length go together, so that little is padding.
 
-    Segments that come encoded stay as they are, and those that no example sees stay zero.
+    Segments that come encoded stay as they are, and those that no example sees are not encoded.
     """
     if len(batch.vectors):
         return batch.vectors
@@ -105,7 +105,7 @@ def encode_by_length(model: Model, batch: Batch, vectors: Tensor, groups: int = 
     length = batch.segment_mask.sum(dim=1).long()
     seen = torch.zeros(len(length) + len(batch.merged) + 1, dtype=torch.bool, device=length.device)
     seen[batch.cached[batch.mask > 0]] = True
-    seen[batch.part] = True
+    seen[batch.part[seen[len(length) + batch.merged]]] = True
     order = torch.argsort(length, stable=True)
     order = order[seen[order]]
     encoded = vectors.new_zeros(len(length), model.config.vectors, model.config.width)

@@ -35,6 +35,27 @@ def model(request: pytest.FixtureRequest) -> Model:
     return model
 
 
+def asked(segment: list[int], live: list[int], targets: list[int]) -> Batch:
+    """Questions of one user, each with so many targets."""
+    history = history_of(SessionGap(2, 4), [[0, 1, 2, 3, 4, 5]], [[0, 1, 2, 3, 10, 11]])
+    numbers = np.array(segment, np.int64), np.array(live, np.int64)
+    begin = history.segments.first[numbers[0]] + numbers[1]
+    return Builder(history, 3, 4, 8, 100.0).batch(*numbers, begin + np.array(targets, np.int64))
+
+
+@pytest.mark.parametrize("targets", [[2, 0], [0, 2], [1, 1], [2, 1]])
+def test_each_target_is_held_against_its_own_questions_sample(model: Model, targets: list[int]) -> None:
+    fair, batch = torch.full((6,), -np.log(6.0), dtype=torch.float32), asked([0, 1], [2, 0], targets)
+    found = sampled_loss(model, batch, torch.randperm(6), fair, 0.0)
+    assert torch.allclose(found, softmax_loss(batch_scores(model, batch), batch), atol=1e-5)
+
+
+def test_a_step_without_questions_has_no_loss(model: Model) -> None:
+    fair, batch = torch.full((6,), -np.log(6.0), dtype=torch.float32), asked([], [], [])
+    assert sampled_loss(model, batch, torch.randperm(6), fair, 0.0).item() == 0
+    assert softmax_loss(batch_scores(model, batch), batch).item() == 0
+
+
 @pytest.mark.parametrize("robustness", [0.0, 0.3])
 def test_a_sample_of_every_item_once_is_the_catalogue(model: Model, batch: Batch, robustness: float) -> None:
     fair = torch.full((6,), -np.log(6.0), dtype=torch.float32)
