@@ -98,11 +98,9 @@ class Results:
         }
 
     def _by_history(self) -> list[Bucket]:
-        """By the number of sessions before a question: ours against memory alone."""
+        """By the number of sessions before a question: ours against each of the others."""
         each = {name: values["each_ndcg"] for name, values in self.values.items() if "each_ndcg" in values}
-        if not {OURS, ALONE} <= set(each):
-            return []
-        return bucketed(self.sessions_before, self.user, each, OURS, ALONE)
+        return bucketed(self.sessions_before, self.user, each, OURS) if OURS in each else []
 
     def _new_to_user(self) -> Facts:
         """Of items that a user never had, ranked among such: users with one, and ours against memory alone."""
@@ -130,5 +128,5 @@ def _shown(bucket: Bucket) -> dict[str, Any]:
         "sessions_before": bucket.name,
         "users": bucket.users,
         "ndcg10": {name: round(value, 4) for name, value in bucket.means.items()},
-        "over_memory_alone": bucket.difference.rounded(),
+        "paired": {name: ahead.rounded() for name, ahead in bucket.ahead.items()},
     }

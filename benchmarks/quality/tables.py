@@ -56,17 +56,17 @@ def _int8(found: Facts) -> str:
 def _by_history(found: Facts) -> str:
     if not found["by_history"]:
         return ""
-    names = list(found["by_history"][0]["ndcg10"])
+    head = ["sessions", "users", "pocketrank", *(f"- {_name(name)}" for name in found["by_history"][0]["paired"])]
     rows = [
         [
             bucket["sessions_before"],
             f"{bucket['users']:,}",
-            *(f"{value:.4f}" for value in bucket["ndcg10"].values()),
-            _signed(bucket["over_memory_alone"]),
+            f"{bucket['ndcg10']['pocketrank']:.4f}",
+            *map(_signed, bucket["paired"].values()),
         ]
         for bucket in found["by_history"]
     ]
-    return "NDCG@10 by sessions before\n" + table(["sessions", "users", *map(_name, names), "over memory alone"], rows)
+    return f"NDCG@10 by sessions before, and ours less each other's\n{table(head, rows)}"
 
 
 def _new(found: Facts) -> str:

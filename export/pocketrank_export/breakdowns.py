@@ -25,14 +25,14 @@ class Bucket:
         high: at most; None for no limit.
         users: who were asked such a question.
         means: method -> NDCG@10.
-        difference: of the first method to the second.
+        ahead: method -> how far the one that was asked about is ahead of it.
     """
 
     low: int
     high: int | None
     users: int
     means: dict[str, float]
-    difference: Estimate
+    ahead: dict[str, Estimate]
 
     @property
     def name(self) -> str:
@@ -42,20 +42,19 @@ class Bucket:
         return str(self.low) if self.high == self.low else f"{self.low}-{self.high}"
 
 
-def by_history(evaluation: Evaluation, one: str, other: str, edges: Sequence[int] = EDGES) -> list[Bucket]:
+def by_history(evaluation: Evaluation, one: str, edges: Sequence[int] = EDGES) -> list[Bucket]:
     """NDCG@10 by the number of closed segments before a question.
 
     Args:
-        evaluation: of the methods `one` and `other`, among others.
-        one: method that is compared.
-        other: with this one.
+        evaluation: of the method `one`, among others.
+        one: method that is compared with each of the others.
         edges: where buckets begin, ascending.
 
     Returns:
         Buckets that somebody is in. A user whose past grew from question to question may be in several.
     """
     values = {name: METRICS["ndcg"](ranked) for name, ranked in evaluation.ranked.items()}
-    return bucketed(evaluation.asked.segments_before, evaluation.asked.user, values, one, other, edges)
+    return bucketed(evaluation.asked.segments_before, evaluation.asked.user, values, one, edges)
 
 
 def bucketed(
@@ -63,7 +62,6 @@ def bucketed(
     user: Index,
     values: Mapping[str, FloatArray64],
     one: str,
-    other: str,
     edges: Sequence[int] = EDGES,
 ) -> list[Bucket]:
     """Means over the users of each bucket.
@@ -73,7 +71,6 @@ def bucketed(
         user: (Q,) who was asked.
         values: method -> (Q,), NaN where there is none.
         one: see `by_history`.
-        other: likewise.
         edges: likewise.
     """
     bucket = np.searchsorted(edges, before, side="right") - 1
@@ -85,7 +82,8 @@ def bucketed(
         of_users = {name: per_user(each[inside], user[inside]) for name, each in values.items()}
         high = edges[number + 1] - 1 if number + 1 < len(edges) else None
         means = {name: float(np.nanmean(v)) if not np.isnan(v).all() else 0.0 for name, v in of_users.items()}
-        found.append(Bucket(low, high, len(of_users[one]), means, difference(of_users[one], of_users[other])))
+        ahead = {name: difference(of_users[one], v) for name, v in of_users.items() if name != one}
+        found.append(Bucket(low, high, len(of_users[one]), means, ahead))
     return found
 
 

@@ -40,7 +40,7 @@ def facts(evaluation: Evaluation) -> dict[str, Any]:
         "methods": methods,
         "difference_to_memory_alone": evaluation.difference(MODEL, ALONE).rounded(),
         "difference_to_no_segments": evaluation.difference(MODEL, BLIND).rounded(),
-        "by_history": [_bucket(bucket) for bucket in by_history(evaluation, MODEL, ALONE)],
+        "by_history": [_bucket(bucket) for bucket in by_history(evaluation, MODEL)],
     }
 
 
@@ -174,7 +174,7 @@ def _bucket(bucket: Bucket) -> dict[str, Any]:
         "segments": bucket.name,
         "users": bucket.users,
         "ndcg_10": {name: round(value, 4) for name, value in bucket.means.items()},
-        "difference_to_memory_alone": bucket.difference.rounded(),
+        "difference_to_memory_alone": bucket.ahead[ALONE].rounded(),
     }
 
 

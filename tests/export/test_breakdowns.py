@@ -56,16 +56,17 @@ def evaluated(*segments: int, repeats: bool = True) -> Evaluation:
 
 
 def test_buckets_count_closed_segments_before_the_question() -> None:
-    found = by_history(evaluated(1, 2, 5, 7), "first", "last", edges=(0, 1, 2))
+    found = by_history(evaluated(1, 2, 5, 7), "first", edges=(0, 1, 2))
     assert [(bucket.name, bucket.users) for bucket in found] == [("0", 1), ("1", 2), ("2+", 1)]
     # user a: item 3 is fourth of `first`; user c: item 19 is not in its ten, and the first of `last`
     assert found[1].means["first"] == pytest.approx((1 / np.log2(5) + 0) / 2)
     assert found[1].means["last"] == pytest.approx((0 + 1) / 2)
-    assert found[1].difference.mean == pytest.approx((1 / np.log2(5) - 1) / 2)
+    assert found[1].ahead.keys() == {"last"}
+    assert found[1].ahead["last"].mean == pytest.approx((1 / np.log2(5) - 1) / 2)
 
 
 def test_names_of_buckets_say_where_they_begin_and_end() -> None:
-    found = by_history(evaluated(1, 3, 4, 5), "first", "last", edges=(0, 1, 3))
+    found = by_history(evaluated(1, 3, 4, 5), "first", edges=(0, 1, 3))
     assert [(bucket.name, bucket.low, bucket.high) for bucket in found] == [("1-2", 1, 2), ("3+", 3, None)]
     assert found[0].users == 2  # b is asked twice with one or two segments before, and is one user
 
@@ -113,7 +114,7 @@ def test_nobody_asked_gives_zeros_not_warnings() -> None:
     nobody = rank(asked(1).part(slice(0, 0)), {"first": first_rows, "last": last_rows})
     assert nobody.users == 0
     assert nobody.means() == {"first": 0.0, "last": 0.0}
-    assert by_history(nobody, "first", "last") == []
+    assert by_history(nobody, "first") == []
     assert [coverage(nobody, "first"), popularity_lift(nobody, "first")] == [0.0, 0.0]
 
 

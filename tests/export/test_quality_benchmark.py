@@ -174,7 +174,7 @@ def test_results_say_what_rounding_costs_and_whom_segments_help(quality: SimpleN
         "vectors_and_items": -0.25,
     }
     assert found["without_segments"]["pocketrank"]["mean"] == -0.375
-    rows = [(b["sessions_before"], b["users"], b["over_memory_alone"]["mean"]) for b in found["by_history"]]
+    rows = [(b["sessions_before"], b["users"], b["paired"]["memory_alone"]["mean"]) for b in found["by_history"]]
     assert rows == [("1-4", 1, 0.0), ("5-19", 2, 0.25)]
     assert found["new_to_user"]["users"] == 1
     assert found["new_to_user"]["models"]["pocketrank"] == {"ndcg10": 0.25, "hr10": 0.5}
