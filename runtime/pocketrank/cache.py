@@ -9,23 +9,24 @@ import json
 import os
 import sqlite3
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from pocketrank.bundle import ItemId
 from pocketrank.cache_file import MEMORY, SYNCHRONOUS, CacheFile, Damaged
 from pocketrank.errors import BadInput, StoreFailed, UsageError
+from pocketrank.quantise import MOST
 from pocketrank.sealing import Key, key_from
 from pocketrank.segments import LAST_S, MICROSECONDS
 
-SCORE_MOST = float(np.finfo(np.float32).max)  # of an event
 LAST_US = LAST_S * MICROSECONDS
 LASTING = ("bundle", "before", "release", "release_etag")  # facts that are of no user
+SINCE = "since"  # a fact: another one whenever all was forgotten, so that what is under way then can tell
 PADDING = 32  # a row's length tells an item's id only so far
+FLOOR, NEVER_US = "floor_us", -(2**62)  # a fact: up to when the server has forgotten the user; where it has not
 ROUNDS = 20_000  # of hashing, 6 ms: a guess at who the user is takes as long
+Unless = Callable[[Mapping[str, str], bytes | None], None]
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Cache:
         pack: bytes | None = None,
         gone_until_us: int | None = None,
         drop: tuple[int, int] | None = None,
+        unless: Unless = lambda facts, pack: None,
     ) -> int:
         """Change several things at once, or none of them.
 
@@ -155,17 +157,18 @@ class Cache:
             pack: to take the place of the one that is there.
             gone_until_us: forget the pack, and events up to this time.
             drop: forget events before a time that came no later than this number.
+            unless: raises where by now, whoever did it, facts and pack are such that nothing is to be changed.
 
         Returns:
             How many events `drop` was about.
         """
 
         def change(db: sqlite3.Connection) -> int:
+            before = self._facts(db)
+            unless(before, self._kept(db, "pack"))
             if facts:
-                known = {**self._facts(db), **facts}
-                self._keep(
-                    db, "facts", json.dumps({n: value for n, value in known.items() if value is not None}).encode()
-                )
+                known = {name: value for name, value in {**before, **facts}.items() if value is not None}
+                self._keep(db, "facts", json.dumps(known).encode())
             if gone_until_us is not None:
                 db.execute("DELETE FROM kept WHERE name = 'pack'")
                 self._remove(db, gone_until_us + 1)
@@ -214,8 +217,7 @@ class Cache:
             lasting = {name: value for name, value in self._facts(db).items() if name in LASTING}
             for table in ("events", "sqlite_sequence", "kept WHERE name <> 'seal'"):
                 db.execute(f"DELETE FROM {table}")  # noqa: S608
-            if lasting:
-                self._keep(db, "facts", json.dumps(lasting).encode())
+            self._keep(db, "facts", json.dumps({**lasting, SINCE: os.urandom(8).hex()}).encode())
 
         with self.lock:
             self._held = None
@@ -249,7 +251,7 @@ class Cache:
         except (ValueError, TypeError):
             raise Damaged(f"event {arrival} is not one") from None
         of_types = type(time_us) is int and isinstance(item, str | int) and isinstance(behavior, str)
-        if not (of_types and type(score) in (int, float) and abs(time_us) <= LAST_US and 0 <= score <= SCORE_MOST):
+        if not (of_types and type(score) in (int, float) and abs(time_us) <= LAST_US and 0 <= score <= MOST):
             raise Damaged(f"event {arrival} is not one")
         return Observed(time_us, item, behavior, float(score))
 

@@ -19,12 +19,14 @@ def clock_us(at: Time) -> int:
     Raises:
         BadInput: a datetime without a zone, or no time of this world.
     """
+    if isinstance(at, np.generic):
+        at = at.item()  # its own products may not fit its own type
     if at is None:
         return time.time_ns() // 1000
     if isinstance(at, datetime):
         if at.tzinfo is None:
             raise BadInput(f"time {at} has no zone; give one, such as datetime(..., tzinfo=UTC)")
         return to_us(at)
-    if not isinstance(at, int | float | np.integer | np.floating) or not abs(at) < LAST_S:
+    if not isinstance(at, int | float) or not abs(at) < LAST_S:
         raise BadInput(f"time is {at!r}, wanted a datetime with a zone or seconds since 1970 (not milliseconds)")
     return round(at * MICROSECONDS)

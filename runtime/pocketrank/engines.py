@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from pocketrank.errors import BadBundle, MissingExtra, UsageError, one_line
+from pocketrank.external_data import locations
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -37,21 +38,7 @@ class Graph(Protocol):
         ...
 
 
-_KEY = b"location"  # of ONNX's external data; before it stands its length, which may be written in more than one way
-_BESIDE = re.compile(rb"\x12([\x01-\x7f])([A-Za-z0-9_][A-Za-z0-9_.-]*)")
-
-
-def _stays_beside(path: Path) -> bool:
-    """Whether an ONNX graph reads no data but from files beside it; not every onnxruntime looks."""
-    content = path.read_bytes()
-    at = content.find(_KEY)
-    while at >= 0:
-        if content[at - 1 : at] in (b"\x00", b"\x08"):
-            place = _BESIDE.match(content, at + len(_KEY))
-            if place is None or len(place[2]) < place[1][0]:
-                return False
-        at = content.find(_KEY, at + 1)
-    return True
+_BESIDE = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class OnnxGraph:
@@ -77,7 +64,7 @@ class OnnxGraph:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
         if values:
             options.add_external_initializers(list(constants), values)  # copied: nothing is read of them afterwards
-        if not _stays_beside(path):
+        if not all(map(_BESIDE.fullmatch, locations(path.read_bytes()))):
             raise ValueError("it names data that is not beside it")
         self._path = path
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

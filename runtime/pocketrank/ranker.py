@@ -19,13 +19,14 @@ import numpy.typing as npt
 from pocketrank import engines, sealing, words
 from pocketrank.attributes import Where
 from pocketrank.bundle import Bundle, ItemId
-from pocketrank.cache import SCORE_MOST, Cache, Observed
+from pocketrank.cache import FLOOR, NEVER_US, Cache, Observed, Unless
 from pocketrank.clock import CLOCK_STEP_S, Time, clock_us
 from pocketrank.deadline import Deadline, Pace, Wanted
 from pocketrank.encoding import Encoder, fill, fills
 from pocketrank.errors import BadBundle, BadInput, BadPack, BundleMismatch, StoreFailed, UnknownItem
 from pocketrank.fuser import Fuser
 from pocketrank.pack import Pack
+from pocketrank.quantise import MOST
 from pocketrank.ranking import Ranking
 from pocketrank.reasons import Reason, reasons
 from pocketrank.scoring import Candidates, Scorer
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pocketrank.sync import Synced
 
 
+Graphs = tuple[Fuser, Scorer, Encoder]
 REAL = int | float | np.integer | np.floating
 SAME_AGAIN = 10_000  # candidates at most that are looked up once for as long as the same ones are asked for
 
@@ -48,14 +50,14 @@ SAME_AGAIN = 10_000  # candidates at most that are looked up once for as long as
 class Ranker:
     """Ranks one user's candidates on the device; safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, cache: Cache, engine: str) -> None:
+    def __init__(self, bundle: Bundle, cache: Cache, engine: str, graphs: "Graphs | None" = None) -> None:
         self.bundle, self.engine = bundle, engine
         self.refused: str | None = None
         self._cache, self._lock = cache, cache.lock  # one lock: a fork waits for both
         self._syncing: tuple[int, threading.Lock] = (0, threading.Lock())
         self._shipped = bundle.folder
-        self._opener: Opener = Bundle.open
-        self._fuser, self._scorer, self._encoder = _graphs(bundle, engine)
+        self._opener: Opener[Bundle] = Bundle.open
+        self._fuser, self._scorer, self._encoder = graphs or _graphs(bundle, engine)
         self._pace = Pace()
         self._known: State | None = None
         self._looked_up: tuple[tuple[ItemId, ...], Candidates] | None = None
@@ -103,8 +105,11 @@ class Ranker:
             if user is not None:
                 store.belong_to(int(user) if isinstance(user, np.integer) else user)
             opener = partial(Bundle.open, verify_key=verify_key)
-            ranker = cls(opened_bundle(Path(bundle), store, opener), store, chosen)
+            seen = store.version, store.fact(NOW)  # before it is opened: what another process changes meanwhile is news
+            found, graphs = opened_bundle(Path(bundle), store, partial(_loaded, opener, chosen))
+            ranker = cls(found, store, chosen, graphs)
             ranker._shipped, ranker._opener = Path(bundle), opener
+            ranker._seen, ranker._pointer = seen
             if pack is not None:
                 ranker.load(pack)
         except BaseException:
@@ -116,13 +121,16 @@ class Ranker:
         """Take in a newer pack; it is kept in the cache. When it is refused, the old one stays.
 
         Raises:
-            BadPack: not a whole pack.
+            BadPack: not a whole pack, older than what is kept, or of before the user was forgotten by the server; what
+                the app itself forgot, by `forget`, it may take in again.
             BundleMismatch: encoded by another model than this bundle.
         """
         new = Pack.open(Path(pack))
         with self._lock:
             self.follow()
             check(self.bundle, new, str(pack))
+            if new.through[0] <= int(self._cache.fact(FLOOR) or NEVER_US):
+                raise BadPack(f"{pack}: of before the user was forgotten; somebody keeps it for too long")
             if self._pack is not None and new.version < self._pack.version:
                 raise BadPack(f"{pack}: version {new.version} is older than {self._pack.version}, which is kept")
             content = new.to_bytes()
@@ -135,7 +143,7 @@ class Ranker:
         Args:
             item: item id; one that the vocabulary lacks is kept, and encoded as an unknown item.
             behavior: what the user did.
-            score: how much it weighs, >= 0; None takes the bundle's weight of the behaviour, or 1.
+            score: how much it weighs, 0 to 1e12; None takes the bundle's weight of the behaviour, or 1.
             at: a datetime with a zone, or seconds since 1970; None is now.
 
         Raises:
@@ -145,8 +153,8 @@ class Ranker:
         if not isinstance(behavior, str):
             raise BadInput(f"observe: behavior is {behavior!r}, wanted text")
         weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else score
-        if not isinstance(weight, REAL) or not 0 <= weight <= SCORE_MOST:
-            raise BadInput(f"observe: score is {score!r}, wanted a finite number of at least 0")
+        if not isinstance(weight, REAL) or not 0 <= weight <= MOST:
+            raise BadInput(f"observe: score is {score!r}, wanted a number of 0 to {MOST:.0e}")
         event = Observed(clock_us(at), _item_id(item, "observe"), behavior, float(weight))
         with self._lock:
             self._cache.add(event)
@@ -170,7 +178,8 @@ class Ranker:
             k: hits wanted, at most.
             candidates: item ids, or what `prepare` made of them; ones that the vocabulary lacks are left out. None
                 ranks the whole catalogue.
-            exclude_seen: leave out items that the user has touched.
+            exclude_seen: leave out items that the user is known to have touched: those remembered, and those that kept
+                segments and live events name.
             exclude: item ids to leave out, or what `prepare` made of them; ones that the vocabulary lacks are fine.
             where: attribute -> value, or several: only items that have one of them, of each attribute; those that the
                 bundle carries, `bundle.attributes`.
@@ -246,7 +255,7 @@ class Ranker:
             return None
         found = ~self.bundle.attributes.wanted(where) if where else np.zeros(self.bundle.sizes.I, np.bool_)
         if exclude_seen:
-            found[situation.seen] = True
+            found[situation.named] = True
         if len(exclude):
             found[self.prepare(exclude).rows] = True
         return found
@@ -271,11 +280,12 @@ class Ranker:
             if not len(found):
                 count = self.bundle.sizes.I
                 raise UnknownItem(f"explain: item {item!r} is not among the bundle's {count:,}; see item_ids.json")
-            moment = now if isinstance(now, datetime) else words.at(found._at_us // MICROSECONDS)
+            zone = now.tzinfo if isinstance(now, datetime) else None
             # Not `found.reasons`: on Python 3.11 that may wait for a thread which waits for the lock that is held here.
             (parts,) = self._reasons(found)
             row, score, told = int(found.rows[0]), float(found.scores[0]), words.basis(found.basis)
-            return words.explanation(found._situation, row, score, parts, told, noun, name, moment)
+            now_s = found._at_us // MICROSECONDS
+            return words.explanation(found._situation, row, score, parts, told, noun, name, now_s, zone)
 
     def forget(self) -> None:
         """Remove every event and the pack from the device, without a trace.
@@ -326,18 +336,20 @@ class Ranker:
         bundle: Bundle | None = None,
         pack: Pack | None = None,
         gone_until_us: int | None = None,
+        unless: Unless = lambda facts, pack: None,
     ) -> None:
         """Rank by another bundle, or pack, or without any, from now on: all of it or nothing; what `sync` ends in.
 
         Raises:
             BadBundle: the bundle's graphs cannot be loaded. BadPack, BundleMismatch: the pack is not for the bundle.
+                And what `unless` does; see `Cache.commit`.
         """
         graphs = None if bundle is None else _graphs(bundle, self.engine)
         if pack is not None:
             check(bundle or self.bundle, pack, "the synced pack")
         with self._lock:
-            self._cache.commit(facts, None if pack is None else pack.to_bytes(), gone_until_us)
-            self._pointer = self._cache.fact(NOW)
+            self._cache.commit(facts, None if pack is None else pack.to_bytes(), gone_until_us, unless=unless)
+            self._pointer = facts.get(NOW, self._pointer)
             if bundle is not None and graphs is not None:
                 self._turn_to(bundle, graphs)
             self._let_go()
@@ -350,7 +362,7 @@ class Ranker:
         self._known = self._before = self._looked_up = None
         self._fuser.forget()
 
-    def _turn_to(self, bundle: Bundle, graphs: "tuple[Fuser, Scorer, Encoder]") -> None:
+    def _turn_to(self, bundle: Bundle, graphs: "Graphs") -> None:
         self.bundle, (self._fuser, self._scorer, self._encoder) = bundle, graphs
         self._content = self._before = self._looked_up = None  # the pack is to be held against this bundle
 
@@ -366,8 +378,9 @@ class Ranker:
             self._known, pointer = None, self._cache.fact(NOW)
             if pointer != self._pointer:
                 with suppress(BadBundle):  # the one that is ranked by is in memory, and goes on serving
-                    bundle = opened_bundle(self._shipped, self._cache, self._opener)
-                    self._turn_to(bundle, _graphs(bundle, self.engine))
+                    self._turn_to(
+                        *opened_bundle(self._shipped, self._cache, partial(_loaded, self._opener, self.engine))
+                    )
             self._read_pack()
             self._seen, self._pointer = version, pointer
 
@@ -452,8 +465,13 @@ class Ranker:
         return tuple(name for name, count in there.items() if count)
 
 
-def _graphs(bundle: Bundle, engine: str) -> tuple[Fuser, Scorer, Encoder]:
-    """What a bundle is ranked by."""
+def _loaded(opener: Opener[Bundle], engine: str, folder: Path) -> tuple[Bundle, Graphs]:
+    """A bundle, and what it is ranked by."""
+    bundle = opener(folder)
+    return bundle, _graphs(bundle, engine)
+
+
+def _graphs(bundle: Bundle, engine: str) -> Graphs:
     fuser, scorer = Fuser.load(bundle, engine), Scorer.load(bundle, engine)
     return fuser, scorer, Encoder(bundle, engines.load(bundle.folder, "encoder", engine), batch=1)
 

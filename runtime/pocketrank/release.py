@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pocketrank import strict_json
 from pocketrank.bundle import Bundle
 from pocketrank.errors import BadConfig, BadRelease
 from pocketrank.parsing import parse
@@ -18,6 +19,7 @@ FORMAT = "pocketrank.release/1"
 GONE = "pocketrank.gone/1"
 MANIFEST = "manifest.json"
 MOST_FILES, MOST_BYTES = 64, 1 << 30
+GONE_MOST, DEEPEST = 1000, 8
 _NAME, _SHA256, _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,99}"), re.compile("[0-9a-f]{64}"), re.compile(r"[\w.-]{1,100}")
 
 
@@ -70,14 +72,14 @@ class Release:
             BadRelease: not one, of another format, or with a name, hash or size that cannot be.
         """
         try:
-            found = json.loads(content)
+            found = strict_json.loads(content, len(content), DEEPEST)
             if not isinstance(found, dict) or found.get("format") != FORMAT:
                 said = found.get("format", "no format") if isinstance(found, dict) else "no object"
                 raise BadRelease(
                     f"{where}: found {str(said)[:60]}, wanted {FORMAT}; check the address, or update the app"
                 )
             release = parse(cls, found, where)
-        except (ValueError, RecursionError, BadConfig) as error:
+        except (ValueError, BadConfig) as error:
             raise BadRelease(f"{where}: not a release ({error}); check the address") from None
         release._check(where)
         return release
@@ -108,12 +110,13 @@ def gone(until_us: int) -> bytes:
 
 def gone_until(content: bytes) -> int | None:
     """The time in such a document; None for what is none, such as a pack."""
-    if not content.startswith(b"{") or len(content) > 1000:
+    if not content.startswith(b"{") or len(content) > GONE_MOST:
         return None
     try:
-        found = json.loads(content)
-        return int(found["until_us"]) if found["format"] == GONE else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = strict_json.loads(content, GONE_MOST, DEEPEST)
+        until_us = found["until_us"]
+        return until_us if found["format"] == GONE and type(until_us) is int else None
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -96,11 +96,6 @@ class Situation:
         found: npt.NDArray[np.int64] = rows[begins(rows) & (rows >= 0)]  # np.unique imports all of numpy.ma
         return found
 
-    @cached_property
-    def seen(self) -> npt.NDArray[np.int64]:
-        """Vocabulary rows of items the user has touched."""
-        return self.memory.items
-
 
 def _filled(column: npt.NDArray[Any], size: int, rest: int = 0) -> npt.NDArray[Any]:
     """(1, size, ...) a column, filled up behind."""

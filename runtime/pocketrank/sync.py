@@ -12,14 +12,16 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
+from pocketrank import strict_json
 from pocketrank.bundle import Bundle
-from pocketrank.cache import Cache
-from pocketrank.errors import BadInput, BundleMismatch, PocketRankError, StoreFailed, UsageError
+from pocketrank.cache import FLOOR, NEVER_US, SINCE, Cache, Unless
+from pocketrank.errors import BadInput, BadPack, BundleMismatch, PocketRankError, UsageError
 from pocketrank.pack import Pack
 from pocketrank.release import Release, gone_until
 from pocketrank.segments import MICROSECONDS
@@ -33,7 +35,7 @@ PACK_MOST, RELEASE_MOST, EVENTS_MOST = 1 << 20, 1 << 20, 1 << 16
 EVENTS_AT_ONCE = 500
 FIRST_WAIT_S, LONGEST_WAIT_S = 30.0, 3600.0
 NAME_LENGTH = 64
-NEVER_US, EVERYTHING = -(2**62), 2**62
+EVERYTHING = 2**62
 T = TypeVar("T")
 Facts = Mapping[str, str | None]
 
@@ -136,12 +138,14 @@ class _Sync:
     name: str | None
     upload: bool
     server_sees_all: bool
+    since: str | None = None  # see `cache.SINCE`
     problems: list[str] = field(default_factory=list)
     away: Away | None = None
     pack_taken: str = ""  # what became of the pack, where it came together with a bundle
 
     def run(self, now: bool) -> Synced:
         self.ranker.follow()
+        self.since = self._fact(SINCE)
         wait_s = float(self._fact("again_s") or 0) - time.time()
         if not now and 0 < wait_s <= LONGEST_WAIT_S:  # more than that: the clock was set back
             return Synced(offline=True, again_s=wait_s)
@@ -152,7 +156,7 @@ class _Sync:
         try:
             dropped = self._drop() if self.upload or self.server_sees_all else 0
             again_s = self._wait()
-        except StoreFailed as error:
+        except (Refused, PocketRankError) as error:
             self.problems.append(str(error))
         return Synced(
             pack,
@@ -182,6 +186,7 @@ class _Sync:
     def _send_events(self) -> int:
         sent, device = 0, self._device()
         while batch := self._cache.events_after(int(self._fact("acknowledged") or 0), EVENTS_AT_ONCE):
+            self._hold({SINCE: self._fact(SINCE) or ""})  # after they were read: they are this user's
             events = [
                 {
                     "id": f"{device}-{number}",
@@ -194,7 +199,7 @@ class _Sync:
             ]
             reply = self.server.post("/v1/events", json.dumps({"events": events}).encode(), EVENTS_MOST)
             self._check_acknowledged(reply, len(batch))
-            self._cache.commit({"acknowledged": str(batch[-1][0])})
+            self._commit({"acknowledged": str(batch[-1][0])})
             sent += len(batch)
         return sent
 
@@ -202,9 +207,9 @@ class _Sync:
         if reply.status == 404:
             raise Refused(f"{self.server.where} takes no events; its [sync] uploads is off")
         try:
-            answer = json.loads(reply.body)
+            answer = strict_json.loads(reply.body, EVENTS_MOST, deepest=8)
             acknowledged, refused = int(answer["acknowledged"]), list(answer["refused"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             acknowledged, refused = -1, []
         if reply.status != 200 or acknowledged != wanted:
             raise Refused(f"{self.server.where} did not acknowledge the events; they stay here")
@@ -218,7 +223,7 @@ class _Sync:
             return 0
         before_us = pack.through[0] - self.ranker.bundle.manifest.lateness_s * MICROSECONDS
         number = EVERYTHING if self.server_sees_all else int(self._fact("acknowledged") or 0)
-        return self._cache.commit({}, drop=(before_us, number))
+        return self._commit({}, drop=(before_us, number))
 
     # The bundle
 
@@ -264,7 +269,7 @@ class _Sync:
         """
         ranker, encoder_id = self.ranker, bundle.manifest.encoder_id
         if encoder_id == ranker.bundle.manifest.encoder_id:
-            ranker._take(facts, bundle)
+            ranker._take(facts, bundle, unless=self._hold)
         else:
             try:
                 found = self._ask(encoder_id, None)
@@ -274,7 +279,13 @@ class _Sync:
                 self.away, found = away, _Found("kept")
             if found.status == "none" and ranker._pack is not None and not must:
                 return "held back"
-            ranker._take({**facts, "pack_etag": None, **found.facts}, bundle, found.pack, found.gone_until_us)
+            ranker._take(
+                {**facts, "pack_etag": None, **found.facts},
+                bundle,
+                found.pack,
+                found.gone_until_us,
+                self._unless(found.pack),
+            )
             self.pack_taken = found.status
         tidied(self._cache)
         return status
@@ -295,7 +306,7 @@ class _Sync:
             if replace(release, issued_s=before.issued_s) != before:
                 raise Refused(f"{where}: an older release than was seen before; somebody keeps it for too long")
             return before  # of another server, to which the same bundle was copied earlier
-        self._cache.commit({"release": reply.body.decode(), "release_etag": reply.etag})
+        self._commit({"release": reply.body.decode(), "release_etag": reply.etag})
         return release
 
     def _fetch(self, sha256: str, size: int, target: Path) -> None:
@@ -309,7 +320,7 @@ class _Sync:
         found = self._ask(encoder_id, etag if ranker._pack is not None else None)
         is_news = found.pack is not None or found.gone_until_us is not None
         if is_news:
-            ranker._take(found.facts, None, found.pack, found.gone_until_us)
+            ranker._take(found.facts, None, found.pack, found.gone_until_us, self._unless(found.pack))
         return found.status
 
     def _ask(self, encoder_id: str, etag: str | None) -> "_Found":
@@ -319,7 +330,7 @@ class _Sync:
         if self.name is not None:
             path = f"/v1/packs/{encoder}/{self.name[:2]}/{self.name}"
         reply, where = self.server.get(path, PACK_MOST, etag), f"{self.server.where}/v1/pack"
-        floor_us, kept = int(self._fact("floor_us") or NEVER_US), self.ranker._pack
+        floor_us, kept = int(self._fact(FLOOR) or NEVER_US), self.ranker._pack
         if reply.status == 304:
             return _Found("same")
         if reply.status == 404:
@@ -328,24 +339,44 @@ class _Sync:
         if until_us is not None:
             if until_us <= floor_us and kept is None:
                 return _Found("gone")  # which was done before
-            return _Found("gone", None, until_us, {"pack_etag": None, "floor_us": str(max(until_us, floor_us))})
+            return _Found("gone", None, until_us, {"pack_etag": None, FLOOR: str(max(until_us, floor_us))})
         if reply.status != 200:
             raise Refused(f"{where}: answered {reply.status}, wanted a pack")
         pack = Pack.from_bytes(reply.body, where)
         if pack.encoder_id != encoder_id:
             raise BundleMismatch(f"{where}: encoded by {pack.encoder_id[:64]}, asked for {encoder_id}; not taken")
-        if pack.through[0] <= floor_us:
-            raise Refused(f"{where}: a pack of before the user was forgotten; somebody keeps it for too long")
         facts: Facts = {"pack_etag": reply.etag}
-        if kept is not None and kept.encoder_id == encoder_id:
-            if pack.version < kept.version:
-                raise Refused(f"{where}: version {pack.version} is older than {kept.version}, which is kept")
-            if reply.body == kept.to_bytes():
-                self._cache.commit(facts)
-                return _Found("same")
+        if kept is not None and reply.body == kept.to_bytes():
+            self._commit(facts)
+            return _Found("same")
         return _Found("new", pack, None, facts)
 
+    def _unless(self, pack: Pack | None) -> Unless:
+        """Holds a pack against what is there by the time that it is to count: another sync may have been faster."""
+        where = f"{self.server.where}/v1/pack"
+
+        def unless(facts: Mapping[str, str], content: bytes | None) -> None:
+            self._hold(facts, content)
+            if pack is None:
+                return
+            if pack.through[0] <= int(facts.get(FLOOR) or NEVER_US):
+                raise Refused(f"{where}: a pack of before the user was forgotten; somebody keeps it for too long")
+            with suppress(BadPack):
+                kept = None if content is None else Pack.from_bytes(content, "the kept pack")
+                if kept is not None and kept.encoder_id == pack.encoder_id and pack.version < kept.version:
+                    raise Refused(f"{where}: version {pack.version} is older than {kept.version}, which is kept")
+
+        return unless
+
     # What is known
+
+    def _hold(self, facts: Mapping[str, str], _: bytes | None = None) -> None:
+        """Nothing counts of what was asked for in the name of somebody who was forgotten meanwhile."""
+        if (facts.get(SINCE) or None) != self.since:
+            raise Refused("the user was forgotten meanwhile; sync again")
+
+    def _commit(self, facts: Facts, drop: tuple[int, int] | None = None) -> int:
+        return self._cache.commit(facts, drop=drop, unless=self._hold)
 
     @property
     def _cache(self) -> Cache:
@@ -358,7 +389,7 @@ class _Sync:
         """An id of this cache, which events are numbered by; gone with the next `forget`."""
         if (known := self._fact("device")) is None:
             known = secrets.token_hex(8)
-            self._cache.commit({"device": known})
+            self._commit({"device": known})
         return known
 
     def _who(self) -> str:
@@ -373,12 +404,12 @@ class _Sync:
         """How long the next call is to do nothing: longer the more have failed, and not the same for two phones."""
         if self.away is None:
             if self._fact("failures") is not None:
-                self._cache.commit({"failures": None, "again_s": None})
+                self._commit({"failures": None, "again_s": None})
             return 0.0
         failures = int(self._fact("failures") or 0) + 1
         limit_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures - 1, 20))
         wait_s = min(max(random.uniform(limit_s / 2, limit_s), self.away.again_s), LONGEST_WAIT_S)
-        self._cache.commit({"failures": str(failures), "again_s": str(time.time() + wait_s)})
+        self._commit({"failures": str(failures), "again_s": str(time.time() + wait_s)})
         return wait_s
 
 

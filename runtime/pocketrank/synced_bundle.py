@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from pocketrank.atomic import remove
 from pocketrank.bundle import Bundle
@@ -17,7 +18,8 @@ from pocketrank.errors import BadBundle
 from pocketrank.release import MANIFEST, Release
 
 NOW, BEFORE, REFUSED = "bundle", "before", "bundle_refused"  # facts of the cache
-Opener = Callable[[Path], Bundle]
+T = TypeVar("T")
+Opener = Callable[[Path], T]
 Fetch = Callable[[str, int, Path], None]
 
 
@@ -27,13 +29,13 @@ def home_of(cache: Cache) -> Path | None:
     return None if path is None else path.with_name(f"{path.name}.bundles")
 
 
-def opened_bundle(shipped: Path, cache: Cache, opener: Opener, names: Sequence[str] = (NOW, BEFORE)) -> Bundle:
+def opened_bundle(shipped: Path, cache: Cache, opener: Opener[T], names: Sequence[str] = (NOW, BEFORE)) -> T:
     """The bundle that counts; the one before it, or else the app's own, where it is damaged.
 
     Args:
         shipped: the bundle that the app came with.
         cache: knows what was synced.
-        opener: opens a bundle, and raises BadBundle.
+        opener: opens a bundle, and raises BadBundle; what it returns is returned.
         names: facts that may name it, the first that does counts.
 
     Raises:
@@ -51,7 +53,7 @@ def opened_bundle(shipped: Path, cache: Cache, opener: Opener, names: Sequence[s
     return opener(shipped)
 
 
-def assembled(release: Release, home: Path, near: list[Path], fetch: Fetch, opener: Opener) -> Bundle:
+def assembled(release: Release, home: Path, near: list[Path], fetch: Fetch, opener: Opener[Bundle]) -> Bundle:
     """A release's bundle, of files that are near where they are the same, and else are fetched.
 
     Args:
@@ -119,7 +121,7 @@ def _known(cache: Cache, name: str) -> dict[str, str] | None:
         return None
 
 
-def _opened(folder: Path, release: Release, opener: Opener) -> Bundle:
+def _opened(folder: Path, release: Release, opener: Opener[Bundle]) -> Bundle:
     bundle = opener(folder)
     found, wanted = bundle.manifest.model_id, release.model_id
     if (found, bundle.manifest.encoder_id) != (wanted, release.encoder_id):

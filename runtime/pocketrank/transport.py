@@ -107,7 +107,9 @@ class Server:
         def once() -> Reply:
             headers = {"If-None-Match": etag} if etag else {}
             with self._asked("GET", path, headers) as response:
-                return Reply(response.status_code, self._body(response, most), response.headers.get("etag", ""))
+                now = response.headers.get("etag", "")
+                now = now if now.isascii() and now.isprintable() else ""  # others cannot be said again
+                return Reply(response.status_code, self._body(response, most), now)
 
         return self._tried(once)
 

@@ -5,7 +5,7 @@ Times are days in the zone of whoever asks. Items are called by their ids, unles
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 
 from pocketrank.bundle import ItemId
 from pocketrank.encoding import top_items
@@ -63,7 +63,8 @@ def explanation(
     basis: str,
     noun: str | None,
     name: Callable[[ItemId], str],
-    now: datetime,
+    now_s: int,
+    zone: tzinfo | None,
 ) -> Explanation:
     """Put the reasons of one item into words.
 
@@ -75,18 +76,24 @@ def explanation(
         basis: as `basis` says it.
         noun: what a segment is to people, such as "basket"; None goes by the policy.
         name: what people call an item.
-        now: the time of the question, in the zone that days are told in.
+        now_s: the time of the question.
+        zone: that days are told in; None for the device's, with summer time as it was on each day.
     """
     called = noun or _noun(situation.bundle.policy)
+    this_year = at(now_s, zone).year
+
+    def day(seconds: int) -> str:
+        day = at(seconds, zone)
+        return f"{day.day} {MONTHS[day.month - 1]}" + (f" {day.year}" if day.year != this_year else "")
 
     def told(reason: Reason) -> str:
         match reason.kind:
             case "segment":
-                return f"{_of(called, reason, now)}{_items(reason.items, name)}"
+                return f"{_of(called, day(reason.start_s), day(reason.end_s))}{_items(reason.items, name)}"
             case "live":
                 return f"this {called} so far{_items(_live_items(situation), name)}"
             case "memory":
-                return _remembered(situation, row, now)
+                return _remembered(situation, row, day)
             case "base":
                 return "what it is to anybody"
         return "what these are worth together only"
@@ -115,12 +122,9 @@ def _noun(policy: Policy) -> str:
     return "visit" if policy.kind in ("session_gap", "adaptive") else "session"
 
 
-def _of(noun: str, reason: Reason, now: datetime) -> str:
+def _of(noun: str, first: str, last: str) -> str:
     """A segment by its days; one of several days, a merged one often, by its first and last."""
-    first, last = (at(seconds, now.tzinfo).date() for seconds in (reason.start_s, reason.end_s))
-    if first == last:
-        return f"your {noun} of {_written(last, now)}"
-    return f"from {_written(first, now)} to {_written(last, now)}"
+    return f"your {noun} of {last}" if first == last else f"from {first} to {last}"
 
 
 def _live_items(situation: Situation) -> list[ItemId]:
@@ -128,18 +132,14 @@ def _live_items(situation: Situation) -> list[ItemId]:
     return [ids[row] for row in top_items(live.rows, live.score, situation.bundle.sizes.T) if row >= 0]
 
 
-def _remembered(situation: Situation, row: int, now: datetime) -> str:
+def _remembered(situation: Situation, row: int, day: Callable[[int], str]) -> str:
     memory = situation.memory
     place = memory.items.searchsorted(row)
     if place == len(memory.items) or memory.items[place] != row:
         return "nothing that you did with it before"
-    count, last = round(float(memory.counts[place])), at(int(memory.last_s[place]), now.tzinfo).date()
-    return f"{'once' if count == 1 else f'{count:,} times'} before, last on {_written(last, now)}"
+    count = round(float(memory.counts[place]))
+    return f"{'once' if count == 1 else f'{count:,} times'} before, last on {day(int(memory.last_s[place]))}"
 
 
 def _items(items: Sequence[ItemId], name: Callable[[ItemId], str]) -> str:
     return f": {', '.join(map(name, items))}" if items else ""
-
-
-def _written(day: date, now: datetime) -> str:
-    return f"{day.day} {MONTHS[day.month - 1]}" + (f" {day.year}" if day.year != now.year else "")

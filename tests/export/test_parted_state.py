@@ -13,6 +13,7 @@ from pocketrank import Bundle, Ranker, engines, selftest
 from pocketrank.config import Project
 from pocketrank.deadline import Deadline
 from pocketrank.errors import BadBundle
+from pocketrank.external_data import locations
 from pocketrank.fuser import Fuser, parts_of
 from pocketrank.segments import MICROSECONDS
 from pocketrank_export import shared_weights
@@ -195,18 +196,69 @@ def test_weights_that_no_product_takes_stay_in_the_file(
         assert {node.op_type for node in inside.node for given in node.input if given in shared} <= {"MatMul", "Gemm"}
 
 
-@pytest.mark.parametrize("place", ["../outside", "/etc/hostname", "*/_ORT_MEM_ADDR_/*", "..", "a/b", "x" * 200])
-@pytest.mark.parametrize("length", [b"\x08", b"\x88\x00", b"\x88\x80\x00"])
+def _field(number: int, content: bytes) -> bytes:
+    """A field of bytes, as protobuf writes it."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    return bytes([number % 128 + 128]) + _varint(number // 128) if number > 127 else bytes([number])
+
+
+def _with_entry(session: Path, entry: bytes) -> None:
+    """One weight of a graph is said, by this entry, to be elsewhere."""
+    model = onnx.load(session, load_external_data=False)
+    weights = model.graph.initializer
+    weight = next(one for one in weights if any(given.key == "location" for given in one.external_data))
+    rest = [given for given in weight.external_data if given.key != "location"]
+    weights.remove(weight)
+    del weight.external_data[:]
+    weight.external_data.extend(rest)
+    graph = model.graph.SerializeToString() + _field(5, weight.SerializeToString() + _field(13, entry))
+    model.ClearField("graph")
+    session.write_bytes(model.SerializeToString() + _field(7, graph))
+
+
+LOCATION, SAFE = _field(1, b"location"), _field(2, b"state.onnx")
+
+
+@pytest.mark.parametrize("place", ["../outside", "/etc/hostname", "*/_ORT_MEM_ADDR_/*", "..", "a/b", "../" + "x" * 200])
+@pytest.mark.parametrize(
+    "before",
+    [
+        LOCATION,
+        b"\x0a\x88\x00location",
+        b"\x0a\x88\x80\x00location",
+        LOCATION + SAFE,
+        LOCATION + SAFE + _field(13, b""),
+        _field(1, b"") + LOCATION + SAFE + LOCATION,
+    ],
+)
 def test_a_graph_that_reads_elsewhere_is_refused_whatever_the_engine(
-    project: Project, tmp_path: Path, place: str, length: bytes
+    project: Project, tmp_path: Path, place: str, before: bytes
 ) -> None:
     folder = shutil.copytree(project.bundle_dir, tmp_path / "bundle")
     (tmp_path / "outside").write_bytes(bytes(10**6))
-    content = (folder / "session.onnx").read_bytes()
-    old = b"\x08location\x12" + bytes([len("state.onnx")]) + b"state.onnx"
-    assert old in content
-    size = len(place) if len(place) < 128 else 0
-    told = bytes([size]) if size else bytes([len(place) % 128 + 128, len(place) // 128])
-    (folder / "session.onnx").write_bytes(content.replace(old, length + b"location\x12" + told + place.encode(), 1))
+    _with_entry(folder / "session.onnx", before + _field(2, place.encode()))
     with pytest.raises(BadBundle, match=r"session\.onnx: engine onnx cannot load it \(.*data that is not beside it\)"):
         engines.load(folder, "session", "onnx")
+
+
+@pytest.mark.parametrize("entry", [LOCATION + SAFE, SAFE + LOCATION, LOCATION + _field(2, b"../outside") + SAFE])
+def test_of_a_place_that_is_named_twice_the_last_counts(project: Project, tmp_path: Path, entry: bytes) -> None:
+    folder = shutil.copytree(project.bundle_dir, tmp_path / "bundle")
+    _with_entry(folder / "session.onnx", entry)
+    assert engines.load(folder, "session", "onnx").batch == 0
+
+
+@pytest.mark.parametrize("content", [b"\x3a\x7f location", b"\x0f location", b"\x3a" + b"\xff" * 11 + b" location"])
+def test_what_is_no_protobuf_is_no_graph(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"it (ends too early|is not an ONNX graph)"):
+        locations(content)
+
+
+def test_graphs_in_graphs_are_looked_into() -> None:
+    entry = _field(13, LOCATION + _field(2, b"../outside"))
+    within = _field(7, _field(1, _field(5, _field(6, _field(5, entry)))))  # of an attribute of a node
+    sparse, function = _field(7, _field(15, _field(1, entry))), _field(25, _field(7, _field(5, _field(5, entry))))
+    assert [locations(content) for content in (within, sparse, function)] == [{b"../outside"}] * 3

@@ -4,8 +4,10 @@ import asyncio
 import functools
 import http.server
 import json
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from pocketrank.config import Project
 from pocketrank.release import gone_until
 from pocketrank_features.forgotten import Forgotten
 from pocketrank_features.serving.app import make_app
+from pocketrank_features.serving.offer import PackOffer
 from pocketrank_features.serving.publishing import name_of
 from pocketrank_features.serving.tokens import Verifier
 
@@ -98,6 +101,45 @@ def test_phones_sync_from_files_and_a_forgotten_user_is_forgotten_there(
         assert phone.sync(web, name="0" * 64, now=True).pack == "none"
     packs = [path.read_bytes() for path in to.rglob("v1/packs/*/*/*")]
     assert sum(gone_until(pack) is not None for pack in packs) == 1
+
+
+def test_who_is_merely_not_in_the_store_keeps_the_published_pack(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "public"
+    published(shop, to, capsys)
+    name = name_of(Project.open(shop.root), 1)
+    pack = (to / f"v1/packs/e1/{name[:2]}/{name}").read_bytes()
+    monkeypatch.setattr(PackOffer, "every_user", lambda _: iter([0, 2]))  # as while a lost store is filled anew
+    found = published(shop, to, capsys)
+    assert (found["users"], found["gone"]) == (2, 0)
+    assert (to / f"v1/packs/e1/{name[:2]}/{name}").read_bytes() == pack
+
+
+def test_a_forgotten_users_pack_of_an_encoder_of_before_goes_too_and_what_came_after_stays(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "public"
+    published(shop, to, capsys)
+    project = Project.open(shop.root)
+    name = name_of(project, 1)
+    shop.run("forget", "1")
+    forgotten_us = Forgotten.of(project).of_user(1)
+    assert forgotten_us is not None
+    others = {"e0": forgotten_us - 1, "e2": forgotten_us + 1}  # published when the bundle was of these encoders
+    with closing(sqlite3.connect(shop.root / "data" / "published.db")) as known:
+        for encoder, through_us in others.items():
+            path = f"v1/packs/{encoder}/{name[:2]}/{name}"
+            (to / path).parent.mkdir(parents=True)
+            (to / path).write_bytes(b"a pack")
+            known.execute("INSERT INTO published VALUES (?, ?, 'seal', ?, 0)", (str(to), path, through_us))
+        known.commit()
+    assert published(shop, to, capsys)["gone"] == 1
+    found = {
+        encoder: gone_until((to / f"v1/packs/{encoder}/{name[:2]}/{name}").read_bytes())
+        for encoder in ("e0", "e1", "e2")
+    }
+    assert found == {"e0": forgotten_us, "e1": forgotten_us, "e2": None}
 
 
 def test_another_key_gives_other_names(shop: Shop) -> None:

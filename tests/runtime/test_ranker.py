@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,19 @@ def test_seen_items_can_be_left_out(bundle_dir: Path) -> None:
         assert len(ranker.rank(3, candidates=["p-1"], exclude_seen=True, now=NOW_S)) == 0
 
 
+def test_seen_is_also_what_segments_name_and_the_pack_does_not_remember(
+    bundle_dir: Path, slow: Slow, tmp_path: Path
+) -> None:
+    log = [Event(86_400 * day, f"p-{day}") for day in range(4)]
+    whole = slow.pack(log, (START_S + 5 * 86_400) * US)
+    of_memory = [field for field in vars(whole) if field.startswith("memory_")]
+    with Ranker.open(bundle_dir) as ranker:
+        ranker.load(saved(replace(whole, **{name: getattr(whole, name)[-1:] for name in of_memory}), tmp_path))
+        now_s = START_S + 6 * 86_400
+        assert ranker.stats(now_s)["remembered_items"] == 1
+        assert set(scores(ranker, now_s, exclude_seen=True)) == set(IDS) - {f"p-{day}" for day in range(4)}
+
+
 def test_candidates_narrow_the_ranking_and_change_no_score(bundle_dir: Path) -> None:
     with Ranker.open(bundle_dir) as ranker:
         whole = scores(watched(ranker, DAY))
@@ -424,8 +438,23 @@ def test_a_score_that_would_poison_every_ranking_is_refused(bundle_dir: Path, sc
     with Ranker.open(bundle_dir) as ranker:
         with pytest.raises(BadInput) as caught:
             ranker.observe("p-1", score=score)
-        assert str(caught.value) == f"observe: score is {score!r}, wanted a finite number of at least 0"
+        assert str(caught.value) == f"observe: score is {score!r}, wanted a number of 0 to 1e+12"
         assert ranker.stats()["live_events"] == 0
+
+
+def test_scores_as_large_as_may_be_add_up_to_finite_rankings(bundle_dir: Path) -> None:
+    with Ranker.open(bundle_dir) as ranker:
+        for n in range(40):
+            ranker.observe(f"p-{n % 3}", score=1e12, at=NOW_S + n)
+        assert len(ranker.rank(12, now=NOW_S + 40)) == 12
+        assert len(ranker.rank(12, now=NOW_S + 10 * 86_400)) == 12
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint32, np.int64, np.float64])
+def test_a_time_is_the_same_whatever_number_it_comes_as(bundle_dir: Path, kind: Any) -> None:
+    with Ranker.open(bundle_dir) as ranker:
+        ranker.observe("p-1", at=kind(NOW_S))
+        assert [event.time_us for event in ranker._cache.events()] == [NOW_S * US]
 
 
 @pytest.mark.parametrize("item", [None, 1.5, True, b"p-1", ["p-1"]])
@@ -440,7 +469,7 @@ def test_an_item_that_is_neither_string_nor_integer_is_refused(bundle_dir: Path,
     [
         (
             lambda ranker: ranker.observe("p-1", score="1"),
-            "observe: score is '1', wanted a finite number of at least 0",
+            "observe: score is '1', wanted a number of 0 to 1e+12",
         ),
         (lambda ranker: ranker.observe("p-1", None), "observe: behavior is None, wanted text"),
         (lambda ranker: ranker.rank("5"), "rank: k is '5', wanted a whole number of at least 1"),

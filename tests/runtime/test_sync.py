@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from pocketrank import Ranker, transport
+from pocketrank import ranker as ranker_module
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Cache
-from pocketrank.errors import UsageError
+from pocketrank.errors import BadBundle, BadPack, UsageError
 from pocketrank.release import Release, gone
 from pocketrank.signing import new_keys, signer
 from pocketrank.sync import Synced
@@ -727,8 +728,136 @@ def test_forgetting_on_the_phone_leaves_no_trace_of_syncing(phone: Ranker, fake:
     synced(phone, fake, upload=True)
     phone.forget()
     facts = phone._cache._file.do(phone._cache._facts)
-    assert facts.keys() <= {"bundle", "before", "release", "release_etag"}
+    assert facts.keys() <= {"bundle", "before", "release", "release_etag", "since"}
     assert synced(phone, fake).pack == "new"
+
+
+def test_who_is_forgotten_while_a_pack_is_on_its_way_does_not_get_it(
+    phone: Ranker, fake: Fake, slow: Slow, bundle_dir: Path, tmp_path: Path
+) -> None:
+    fake.packs["e1"] = slow.pack(LOG, until(3)).to_bytes()
+
+    def by_somebody_else(_: Handler) -> bool:
+        with Ranker.open(bundle_dir, cache=tmp_path / "phone.db") as other:
+            other.forget()
+        return False
+
+    for forget in (lambda _: phone.forget(), by_somebody_else):
+        fake.faults = [lambda _: False, forget]
+        found = synced(phone, fake)
+        assert (found.pack, found.problems) == ("kept", ("pack: the user was forgotten meanwhile; sync again",))
+        assert (phone.stats(NOW_S)["segments"], phone._cache.pack) == (0, None)
+    assert synced(phone, fake).pack == "new"
+
+
+def test_events_of_the_next_user_are_not_sent_in_the_name_of_the_one_before(phone: Ranker, fake: Fake) -> None:
+    phone.observe("p-1", at=NOW_S)
+
+    def another_user(_: Handler) -> bool:
+        phone.forget()
+        for n in range(3):
+            phone.observe("p-2", behavior="of the next", at=NOW_S + n)
+        return False
+
+    fake.faults = [another_user]
+    found = synced(phone, fake, upload=True)
+    assert (found.uploaded, found.problems[0]) == (0, "events: the user was forgotten meanwhile; sync again")
+    assert [event["behavior"] for event in fake.events] == ["view"]
+    assert synced(phone, fake, upload=True).uploaded == 3
+
+
+def test_a_sync_that_was_overtaken_does_not_put_its_older_pack_in_the_place_of_a_newer_one(
+    phone: Ranker, fake: Fake, slow: Slow, bundle_dir: Path, tmp_path: Path
+) -> None:
+    newest, old = slow.pack(LOG, until(6)).to_bytes(), slow.pack(LOG, until(2)).to_bytes()
+
+    def overtaken(handler: Handler) -> bool:
+        fake.packs["e1"] = newest
+        with Ranker.open(bundle_dir, cache=tmp_path / "phone.db") as other:
+            assert synced(other, fake).pack == "new"
+        handler.reply(200, {}, old)
+        return True
+
+    fake.faults = [lambda _: False, overtaken]
+    assert "is older than" in synced(phone, fake).problems[0]
+    assert phone._cache.pack == newest
+
+
+def test_a_bundle_that_another_process_syncs_while_this_one_is_opened_is_followed(
+    phone: Ranker, fake: Fake, slow: Slow, bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = newer(bundle_dir, tmp_path / "m2", encoder_id="e2")
+    fake.packs["e2"] = Slow(folder).pack(LOG, until(3)).to_bytes()
+    fake.offer(folder)
+    graphs = ranker_module._graphs
+
+    def slowly(bundle: Bundle, engine: str) -> Any:
+        found = graphs(bundle, engine)
+        monkeypatch.setattr(ranker_module, "_graphs", graphs)
+        assert synced(phone, fake).bundle == "new"
+        return found
+
+    monkeypatch.setattr(ranker_module, "_graphs", slowly)
+    with Ranker.open(bundle_dir, cache=tmp_path / "phone.db") as other:
+        stats = other.stats(NOW_S)
+        assert (stats["model_id"], stats["segments"], stats["pack_refused"]) == ("m2", 3, None)
+
+
+def test_a_synced_bundle_that_this_engine_cannot_load_gives_way_to_the_apps_own(
+    phone: Ranker, fake: Fake, bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.offer(newer(bundle_dir, tmp_path / "m2"))
+    synced(phone, fake)
+    phone.close()
+    graphs = ranker_module._graphs
+
+    def of_another_engine(bundle: Bundle, engine: str) -> Any:
+        if bundle.manifest.model_id == "m2":
+            raise BadBundle("score.tflite: missing")
+        return graphs(bundle, engine)
+
+    monkeypatch.setattr(ranker_module, "_graphs", of_another_engine)
+    with Ranker.open(bundle_dir, cache=tmp_path / "phone.db") as again:
+        stats = again.stats(NOW_S)
+        assert (stats["model_id"], stats["bundle_refused"]) == ("m1", "score.tflite: missing")
+
+
+@pytest.mark.parametrize("etag", ['"\xe9"', '"a\tb"'])
+def test_an_etag_that_cannot_be_said_again_is_not_kept(phone: Ranker, fake: Fake, slow: Slow, etag: str) -> None:
+    pack = slow.pack(LOG, until(3)).to_bytes()
+    fake.packs["e1"] = pack
+    fake.faults = [lambda _: False, lambda handler: (handler.reply(200, {"ETag": etag}, pack), True)[1]]
+    assert synced(phone, fake).pack == "new"
+    assert phone._cache.fact("pack_etag") == ""
+    assert synced(phone, fake).ok
+
+
+@pytest.mark.parametrize("number", ["1e999", "Infinity", "1.5", '"9"', "1" * 5000])
+def test_numbers_that_cannot_be_are_refused_in_whatever_an_answer_has(phone: Ranker, fake: Fake, number: str) -> None:
+    phone.observe("p-1", at=NOW_S)
+    fake.packs["e1"], fake.status["e1"] = f'{{"format": "pocketrank.gone/1", "until_us": {number}}}'.encode(), 410
+    fake.faults = [says(200, f'{{"acknowledged": {number}, "refused": []}}'.encode())] if number != "1.5" else []
+    found = synced(phone, fake, upload=True)
+    assert "answered 410, wanted a pack" in found.problems[-1]
+    assert len(phone._cache.events()) == 1
+
+
+def test_a_release_that_is_no_utf_8_is_refused(phone: Ranker, fake: Fake) -> None:
+    fake.release = '{"format": "pocketrank.release/1"}'.encode("utf-16")
+    assert "not a release" in synced(phone, fake).problems[0]
+
+
+def test_a_pack_of_before_the_server_forgot_the_user_is_not_loaded_either(
+    phone: Ranker, fake: Fake, slow: Slow, tmp_path: Path
+) -> None:
+    slow.pack(LOG, until(5)).save(tmp_path / "shipped.safetensors")
+    fake.packs["e1"], fake.status["e1"] = gone(until(9)), 410
+    synced(phone, fake)
+    with pytest.raises(BadPack, match="of before the user was forgotten; somebody keeps it for too long"):
+        phone.load(tmp_path / "shipped.safetensors")
+    assert phone.stats(NOW_S)["segments"] == 0
+    phone.forget()
+    phone.load(tmp_path / "shipped.safetensors")
 
 
 # The call

@@ -1,5 +1,6 @@
 """Why an item ranks where it does, said to people."""
 
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def test_days_are_those_of_whoever_asks_with_the_year_where_it_is_another(folder
         found = ranker.explain("ramen", NOW.replace(year=2024))
         assert "your visit of 14 November 2023: milk, bread" in found.words
         assert "once before, last on 8 December 2023" in found.words
+
+
+def test_days_of_the_device_are_told_by_the_clock_of_each_day(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        with Ranker.open(folder) as ranker:
+            ranker.observe("milk", at=datetime(2026, 1, 10, 22, 30, tzinfo=UTC))  # 23:30 by that day's clock
+            found = ranker.explain("milk", datetime(2026, 7, 1, tzinfo=UTC).timestamp())
+        assert {"your visit of 10 January: milk", "once before, last on 10 January"} <= set(found.words)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_segment_of_several_days_is_said_by_its_first_and_last(folder: Path, tmp_path: Path) -> None:

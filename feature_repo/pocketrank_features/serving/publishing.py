@@ -37,6 +37,7 @@ PACK_TYPE = "application/vnd.pocketrank.pack"
 FOR_EVER, A_MINUTE, MINE = "public, max-age=31536000, immutable", "public, max-age=60", "private, max-age=60"
 AT_ONCE, WRITERS = 1000, 16
 GONE = "gone"
+NOBODY_US = -(2**63)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS published (
     target TEXT, path TEXT, seal TEXT NOT NULL, through_us INTEGER NOT NULL, run INTEGER NOT NULL,
@@ -131,26 +132,29 @@ class _Publication:
         known.commit()  # after they are there: stopped before it, they are written once more
 
     def _write_gone(self, known: sqlite3.Connection) -> int:
-        """In the place of packs, of whatever encoder, of users who are not in the store any more."""
-        here = f"v1/packs/{self._packs.encoder_id}/"
-        rows = known.execute(
-            "SELECT path, through_us FROM published WHERE target = ? AND run < ? AND seal <> ? AND path LIKE ?",
-            (self._target.where, self._run, GONE, "v1/packs/%"),
-        ).fetchall()
-        left = {path.rpartition("/")[2] for path, _ in rows if path.startswith(here)}
-        for path, through_us in rows:
-            name = path.rpartition("/")[2]
-            if name in left:
-                self._target.put(path, gone(self._gone_until_us(known, name, through_us)), "application/json", MINE)
-                known.execute(
-                    "UPDATE published SET seal = ? WHERE target = ? AND path = ?", (GONE, self._target.where, path)
-                )
-        return len(left)
+        """In the place of packs, of whatever encoder, of users who were forgotten since; how many users that is.
 
-    def _gone_until_us(self, known: sqlite3.Connection, name: str, through_us: int) -> int:
-        """When a user was forgotten; how far the last pack went of one who is gone without having been."""
-        row = known.execute("SELECT ledger_key FROM users WHERE name = ?", (name,)).fetchone()
-        return max(through_us, self._ledger.until_us.get(row[0], through_us) if row else through_us)
+        Who is merely not in the store, while it is filled anew say, keeps what was published.
+        """
+        moments = self._ledger.until_us
+        until_us = {
+            name: moments[key] for name, key in known.execute("SELECT name, ledger_key FROM users") if key in moments
+        }
+        stale = known.execute(
+            "SELECT path, through_us FROM published WHERE target = ? AND run < ? AND seal <> ?",
+            (self._target.where, self._run, GONE),
+        )
+        left = [
+            (path, name)
+            for path, through_us in stale
+            if through_us <= until_us.get(name := path.rpartition("/")[2], NOBODY_US)
+        ]
+        for path, name in left:
+            self._target.put(path, gone(until_us[name]), "application/json", MINE)
+            known.execute(
+                "UPDATE published SET seal = ? WHERE target = ? AND path = ?", (GONE, self._target.where, path)
+            )
+        return len({name for _, name in left})
 
     def _write_release(self, known: sqlite3.Connection) -> None:
         """Last, so that no phone hears of a file that is not there; only when it says something new."""
