@@ -4,9 +4,7 @@ Whoever bought them did not, as far as the model can see: their events are those
 what users did before. Then content makes their vectors, and the sessions after the split show where they rank.
 """
 
-import contextlib
 import dataclasses
-import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +20,7 @@ from pocketrank_export.features import ItemTable
 from pocketrank_export.history import History, Index, Vocabulary, with_vocabulary
 from pocketrank_export.metrics import FloatArray
 from pocketrank_export.model import Model
-from pocketrank_export.runs import builder_of, checkpoints_of, train_on, training_history
+from pocketrank_export.runs import builder_of, checkpoints_of, discard, train_on, training_history
 from pocketrank_export.scorers import Scorer, by_model, by_popularity
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.trained import Trained, new_model
@@ -107,9 +105,7 @@ def cold_items(project: Project, *, progress: bool) -> ColdItems:
     checkpoints = checkpoints_of(project, config, training, catalogue.digest, "held out")
     trained = train_on(project, hidden, catalogue, checkpoints, progress=progress)
     found = rank_cold(trained, builder_of(project, trained), len(kept), history.vocabulary.counts[held])
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    with contextlib.suppress(OSError):  # those of an interrupted `train` may be there, too
-        checkpoints.parent.rmdir()
+    discard(checkpoints)
     return found
 
 

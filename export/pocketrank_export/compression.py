@@ -6,9 +6,7 @@ pair over the users. Nothing of the project changes here: `commands` saves the p
 
 import copy
 import dataclasses
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -24,10 +22,10 @@ from pocketrank_export.examples import Builder
 from pocketrank_export.heads import head_of
 from pocketrank_export.model import Model
 from pocketrank_export.pruning import Kept, importance, pruned
-from pocketrank_export.refit import digest_of, keep_encoder
+from pocketrank_export.refit import keep_encoder
 from pocketrank_export.report import table
 from pocketrank_export.rounding import ROUNDINGS
-from pocketrank_export.runs import checkpoints_of
+from pocketrank_export.runs import checkpoints_of, digest_of, discard
 from pocketrank_export.scorers import by_model
 from pocketrank_export.steps import Steps
 from pocketrank_export.trained import WEIGHTS, Trained
@@ -127,9 +125,7 @@ def tuned(project: Project, smaller: Trained, builder: Builder, steps: int, kept
     folder = checkpoints_of(project, smaller.config, again, digest_of(project.model_dir / WEIGHTS))
     head = head_of(smaller.config, again, builder.history)
     quality = fit(model, head, builder, smaller.split, again, folder, progress)
-    shutil.rmtree(folder)
-    with suppress(OSError):  # an interrupted `train` has its own beside it
-        folder.parent.rmdir()
+    discard(folder)
     validation = {**smaller.validation, "pocketrank": quality}
     return dataclasses.replace(smaller, model=model.eval(), validation=validation)
 

@@ -5,7 +5,6 @@ is trained first, on the same questions. Its states are worked out once, for eve
 ask about; after that a step costs one more product with the items, not one more transformer. No bundle has any of it.
 """
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocketrank.atomic import write_bytes
 from pocketrank.errors import BadConfig
 from pocketrank.groups import nth, spread
 from pocketrank_export.examples import Batch, Builder
@@ -145,7 +143,7 @@ def teacher_steps(head: Head, builder: Builder, split: Split, training: Training
 def distilled(
     teacher: Model, windows: Steps, head: Head, split: Split, training: TrainingConfig, folder: Path, progress: bool
 ) -> tuple[Distilled, float]:
-    """Train a teacher and get its states; or read what was trained before the run was stopped.
+    """Train a teacher and get its states.
 
     Args:
         teacher: by `teacher_config`, with what it starts from.
@@ -161,20 +159,10 @@ def distilled(
     """
     from pocketrank_export.training import fit  # noqa: PLC0415  (brings Lightning: seconds)
 
-    builder, file = windows.builder, folder / "trained.pt"
-    sees = replace(builder, repeats=training.repeats)
-    if file.is_file():
-        kept = torch.load(file, weights_only=True)
-        teacher.load_state_dict(kept["weights"])
-        quality = float(kept["quality"])
-    else:
-        quality = fit(teacher, head, sees, split, training, folder, progress, windows)
-        made = io.BytesIO()
-        torch.save({"weights": teacher.state_dict(), "quality": quality}, made)
-        write_bytes(file, made.getvalue())
-    size = builder.history.segments.end - builder.history.segments.first
-    told = Teacher.of(teacher, sees, windows.train_end + int(size.max()))  # a segment may go on beyond it
-    counts = builder.history.vocabulary.counts
+    sees = replace(windows.builder, repeats=training.repeats)
+    quality = fit(teacher, head, sees, split, training, folder, progress, windows)
+    told = Teacher.of(teacher, sees, windows.train_end)
+    counts = sees.history.vocabulary.counts
     return Distilled(counts, training.negatives, told, training.teacher_weight, training.robustness), quality
 
 

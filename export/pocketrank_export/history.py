@@ -13,7 +13,7 @@ from pocketrank.bundle import Int64Array, ItemId
 from pocketrank.encoding import Events
 from pocketrank.errors import BadEvents, NotReady
 from pocketrank.groups import spread
-from pocketrank.segments import BoolArray, Policy, Segments, milestones, missing_behaviors
+from pocketrank.segments import Policy, Segments, milestones, missing_behaviors
 
 Index = npt.NDArray[np.int64]
 COLUMNS = ["user_id", "item_id", "behavior", "timestamp", "score", "arrival"]
@@ -60,16 +60,6 @@ class History:
     def user_first_event(self) -> Int64Array:
         """(U + 1,) where each user's events begin."""
         return np.searchsorted(self.user, np.arange(len(self.users) + 1))
-
-    @cached_property
-    def continues(self) -> BoolArray:
-        """(N,) True where a segment goes on with a session for which the one before had no more room."""
-        first, end = self.segments.first, self.segments.end
-        found = np.zeros(len(first), bool)
-        full = end - first == (end - first).max(initial=0)
-        found[1:] = full[:-1] & (self.segment_user[1:] == self.segment_user[:-1])
-        found[1:] &= self.segment_start_us[1:] == self.segment_end_us[:-1]
-        return found
 
     @cached_property
     def segment_start_us(self) -> Int64Array:
@@ -171,7 +161,8 @@ def cut_by_count(first: Index, shift: Index, size: int) -> Segments:
     begin = first[user] - shift[user] + place * size
     end = np.minimum(begin + size, first[user + 1])
     begin = np.maximum(begin, first[user])
-    return Segments(begin, end, np.zeros(len(begin), np.int64), np.ones(len(begin), bool))
+    closed = np.ones(len(begin), bool)
+    return Segments(begin, end, np.zeros(len(begin), np.int64), closed, ~closed)
 
 
 def _ranked(column: Any) -> tuple[list[Any], Int64Array]:

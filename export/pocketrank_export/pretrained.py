@@ -18,10 +18,12 @@ from pocketrank.errors import BadConfig, BadTensors
 from pocketrank.quantise import FloatArray
 from pocketrank_export.history import Vocabulary
 from pocketrank_export.model import Model
+from pocketrank_export.trained import WEIGHTS, Trained
 
 ITEMS = ("items", "model.items.weight")
 ENCODER = ("encoder.", "model.encoder.")
 BEHAVIOR = "behavior.weight"
+CONTENT = "model.content."
 FREEZABLE = ("items", "encoder")
 
 
@@ -55,6 +57,8 @@ class Pretrained:
         arrays, metadata = tensors.read(path)
         said = _said(path, metadata)
         items = next((_floats(path, name, arrays[name]) for name in ITEMS if name in arrays), None)
+        if any(name.startswith(CONTENT) for name in arrays):
+            items = _with_content(path)
         encoder = {
             name.removeprefix(prefix): _floats(path, name, array)
             for prefix in ENCODER
@@ -162,7 +166,7 @@ def _said(path: Path, metadata: dict[str, str]) -> dict[str, list[Any]]:
     found: dict[str, Any] = {}
     where = path
     try:
-        if path.name == "weights.safetensors" and beside.is_file():
+        if path.name == WEIGHTS and beside.is_file():
             where = beside
             facts = json.loads(beside.read_text(encoding="utf-8"))
             found = {"item_ids": facts["items"], "behaviors": facts["behaviors"]}
@@ -176,6 +180,17 @@ def _said(path: Path, metadata: dict[str, str]) -> dict[str, list[Any]]:
         if len(set(values)) != len(values):
             raise BadTensors(f"{path}: {name} names one twice; write it again with each once")
     return found
+
+
+def _with_content(path: Path) -> FloatArray:
+    """Item vectors of a project's weights, of which those of the ids are a part only."""
+    if path.name != WEIGHTS or not path.with_name("model.json").is_file():
+        raise BadTensors(
+            f"{path}: its item vectors are made of content, too, which the model.json beside {WEIGHTS} says how to do; "
+            "give the file in its model folder"
+        )
+    with torch.no_grad():
+        return Trained.open(path.parent).model.item_vectors().numpy()
 
 
 def _floats(path: Path, name: str, array: Any) -> FloatArray:

@@ -6,8 +6,6 @@ other than the trained one starts afresh.
 """
 
 import dataclasses
-import hashlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from pocketrank_export.examples import Builder
 from pocketrank_export.exporting import item_table
 from pocketrank_export.heads import head_of
 from pocketrank_export.model import Model
-from pocketrank_export.runs import builder_of, checkpoints_of
+from pocketrank_export.runs import builder_of, checkpoints_of, digest_of, discard
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.trained import WEIGHTS, Trained, new_model
@@ -43,6 +41,8 @@ OF_THE_ENCODER = (
 )
 # Those that decide whether a fusion can go on from the trained one.
 OF_THE_FUSION = ("fusion", "reduce", "layers", "half_life_s", "memory", "fusion_shape")
+# [training] settings that decide what is asked, and what is kept from it.
+OF_THE_QUESTIONS = ("target", "repeats", "split", "last", "holdout", "validation")
 MORE = "write one with more: pocketrank segment --training-set FILE --examples N"
 
 
@@ -84,6 +84,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
     old = Trained.open(project.model_dir)
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     _check_settings(project, config, old.config)
+    _check_questions(project, training, old.training)
     found = TrainingSet.read(file)
     builder = given(project, old, found)
     head = head_of(config, training, builder.history)
@@ -106,7 +107,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
     is_better = before is None or bool(np.float32(after) > np.float32(before))  # a round is judged in float32
     if is_better:
         refitted.save(project.model_dir)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    discard(checkpoints)
     kept = refitted if is_better else old
     return Refitted(kept, refitted.validation, before, is_better, examples, len(found) - examples, found.sync_delay_s)
 
@@ -194,8 +195,23 @@ def _check_settings(project: Project, config: ModelConfig, trained: ModelConfig)
             f"{where} head: found {config.head!r}, but --set goes on from a model of head {trained.head!r}; "
             "set it back, or train all anew: pocketrank train"
         )
+    if config.memory and not trained.memory:
+        raise BadConfig(
+            f"{where} memory: found true, but --set goes on from a model without item memory; "
+            "set it to false, or train all anew: pocketrank train"
+        )
     if config.fusion == "none":
         raise BadConfig(f"{where} fusion: 'none' fuses no cached segments; choose one that does, or leave out --set")
+
+
+def _check_questions(project: Project, training: TrainingConfig, trained: TrainingConfig) -> None:
+    for name in OF_THE_QUESTIONS:
+        wanted, found = getattr(trained, name), getattr(training, name)
+        if found != wanted:
+            raise BadConfig(
+                f"{project.root / FILE_NAME} [training] {name}: found {found!r}, but --set asks what the model was "
+                f"trained on, by {wanted!r}; set it back, or train all anew: pocketrank train"
+            )
 
 
 def _are_alike(one: Items, other: Items) -> bool:
@@ -205,9 +221,3 @@ def _are_alike(one: Items, other: Items) -> bool:
 
 def _text(sizes: dict[str, int]) -> str:
     return ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-
-
-def digest_of(path: Path) -> str:
-    """A hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

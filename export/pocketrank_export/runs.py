@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def train(project: Project, *, progress: bool, init_from: Path | None = None) ->
     checkpoints = checkpoints_of(project, config, training, *filter(None, digests))
     trained = train_on(project, history, catalogue, checkpoints, progress=progress, start=start)
     trained.save(project.model_dir)
-    shutil.rmtree(checkpoints.parent, ignore_errors=True)
+    discard(checkpoints)
     return trained
 
 
@@ -233,6 +234,19 @@ def start_from(model: Model, alone: Model, vectors: npt.NDArray[np.float32] | No
         model.start_items(vectors)
 
 
+def digest_of(path: Path) -> str:
+    """A hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def discard(checkpoints: Path) -> None:
+    """Remove a run's folder, and that of all runs where there is none left."""
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    with suppress(OSError):
+        checkpoints.parent.rmdir()
+
+
 def checkpoints_of(project: Project, config: ModelConfig, training: TrainingConfig, *digests: str) -> Path:
     """A folder named after everything the run depends on, so that only the same run goes on from it.
 
@@ -242,7 +256,7 @@ def checkpoints_of(project: Project, config: ModelConfig, training: TrainingConf
         training: [training].
         digests: of what else the run depends on.
     """
-    events = sorted((path.name, path.stat().st_size) for path in project.events_dir.rglob("*.parquet"))
+    events = sorted((path.name, digest_of(path)) for path in project.events_dir.rglob("*.parquet"))
     settings = [dataclasses.asdict(part) for part in (config, training, project.segments, project.memory)]
     name = hashlib.sha256(json.dumps([settings, events, *digests], sort_keys=True).encode()).hexdigest()[:12]
     return project.root / "model.checkpoints" / name

@@ -1,5 +1,6 @@
 """The [model] and [training] sections of pocketrank.toml."""
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -63,11 +64,14 @@ class ModelConfig:
     content_buckets: int = 8192
 
     def __post_init__(self) -> None:
-        hold("content_buckets", self.content_buckets, self.content_buckets >= 1, "1 or more")
+        at_least(self, 1, "vectors", "top_items", "layers", "heads", "content_buckets")
+        at_least(self, 0, "encoder_layers", "head_width", "feed_forward", "fusion_heads", "fusion_feed_forward")
+        at_least(self, 2, "width")
+        hold("dropout", self.dropout, 0 <= self.dropout < 1, "0 or more, and below 1")
+        hold("half_life_s", self.half_life_s, 0 < self.half_life_s < math.inf, "more than 0")
         hold("head", self.head, self.head in ("next_item", "click", "rating"), "'next_item', 'click' or 'rating'")
-        hold("heads", self.heads, self.heads >= 1, "1 or more")
-        for name in ("head_width", "feed_forward", "fusion_heads", "fusion_feed_forward"):
-            hold(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        fits = self.head_width > 0 or self.heads <= self.width
+        hold("heads", self.heads, fits, f"at most width, {self.width}, or head_width")
 
     @property
     def encoder_shape(self) -> Shape:
@@ -151,11 +155,23 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         hold("target", self.target, self.target in ("session", "next"), "'session' or 'next'")
         hold("split", self.split, self.split in ("time", "last"), "'time' or 'last'")
-        hold("last", self.last, self.last >= 1, "1 or more")
+        at_least(self, 1, "last", "steps", "rounds", "average", "batch", "run", "min_count")
+        at_least(self, 0, "negatives", "patience", "per_user", "seed")
+        at_least(self, 2, "max_items")
+        hold("seed", self.seed, self.seed < 2**32, f"less than {2**32:,}")
+        for name in ("holdout", "validation"):
+            hold(name, getattr(self, name), 0 < getattr(self, name) < 1, "more than 0, and below 1")
+        hold("holdout", self.holdout, self.holdout + self.validation < 1, "with validation less than 1")
         hold("robustness", self.robustness, 0 <= self.robustness <= 1, "0 to 1")
-        hold("negatives", self.negatives, self.negatives >= 0, "0 or more")
         hold("teacher", self.teacher, self.teacher == 0 or self.teacher >= 2, "2 or more, or 0 for none")
         hold("teacher_weight", self.teacher_weight, 0 <= self.teacher_weight <= 1, "0 to 1")
-        hold("average", self.average, self.average >= 1, "1 or more")
         hold("learning_rate", self.learning_rate, 0 <= self.learning_rate <= 1, "0 to 1")
-        hold("id_dropout", self.id_dropout, 0 <= self.id_dropout < 1, "0 or more, and below 1")
+        hold("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more")
+        for name in ("unknown", "id_dropout"):
+            hold(name, getattr(self, name), 0 <= getattr(self, name) < 1, "0 or more, and below 1")
+
+
+def at_least(section: object, least: int, *names: str) -> None:
+    """Hold settings to a least value; see `hold`."""
+    for name in names:
+        hold(name, getattr(section, name), getattr(section, name) >= least, f"{least} or more")

@@ -41,7 +41,7 @@ def without_newest_segments(asked: Asked, missing: int) -> Asked:
     question, number = question[order], number[order]
     end = np.minimum(cut.end[number], asked.target_end[question])
     begin = starts(end - cut.first[number])
-    new = Segments(begin[:-1], begin[1:], cut.closed_at_us[number], cut.closed[number])
+    new = Segments(begin[:-1], begin[1:], cut.closed_at_us[number], cut.closed[number], cut.continues[number])
     owner, event = spread(cut.first[number], end)
     before = kept - (asked.segment - asked.segments_before)
     segment = np.searchsorted(question, np.arange(len(asked))) + before

@@ -19,7 +19,7 @@ AHEAD_US = np.iinfo(np.int64).max
 class Split:
     """Where the past ends that training may see.
 
-    By "time": what starts before `validation_us` trains, each user's first session from then on validates, and the
+    By "time": what comes before `validation_us` trains, each user's first session from then on validates, and the
     first from `until_us` on tests. By "last": each user's `last` last sessions (or events) test and the one before
     them validates; users with too few only train.
 
@@ -72,10 +72,9 @@ class Split:
     def train_end(self, history: History) -> Index:
         """(U,) index after the last event of each user that may be trained on."""
         if self.by == "time":
-            late = history.segment_start_us >= self.validation_us
-            first = np.append(history.segments.first, len(history.user))
-            begin = history.user_first_segment[:-1]
-            return first[begin + np.add.reduceat((~late).astype(np.int64), begin)]
+            begin = history.user_first_event[:-1]
+            early = history.events.time_us < self.validation_us  # also of a segment that goes on beyond the moment
+            return begin + np.add.reduceat(early.astype(np.int64), begin)
         has_one, at, _ = self._back(history, self.last)
         return np.where(has_one, at, history.user_first_event[1:])
 
@@ -123,7 +122,7 @@ def sessions(history: History) -> tuple[Index, Index]:
     Returns:
         (M,) first segment of each, and (M,) index after its last event.
     """
-    begins = np.flatnonzero(~history.continues)
+    begins = np.flatnonzero(~history.segments.continues)
     return begins, history.segments.end[np.append(begins[1:], len(history.segments)) - 1]
 
 

@@ -54,7 +54,7 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
             yield fewer_cached(ask(builder, segment, random).batch(), random)
 
     def sessions(self, builder: Builder, segment: Index, random: np.random.Generator) -> Asked:
-        """Each segment asked once, after some of its events, mostly none, for all the rest of it.
+        """Each segment asked once, after some of its events, mostly none, for all the rest of it that may be seen.
 
         A full-sequence model is asked the same inside windows of the history: of each segment that begins in one.
         """
@@ -65,11 +65,12 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
             place, own = spread(*(np.searchsorted(cut.first, edge[segment]) for edge in (window.first, window.end)))
             which = segment[place]
         most = random.choice(LIVE_AT_MOST)  # one limit a step, so that most steps are short
-        at = cut.first[own] + random.integers(0, np.minimum(cut.end[own] - cut.first[own], most + 1))
-        known = cut.first[own] < self.train_end[builder.history.user[cut.first[own]]]
-        inside = known & (at < window.end[which])
-        which, own, at = which[inside], own[inside], at[inside]
-        return Asked(builder, which, at - window.first[which], cut.end[own])
+        first = cut.first[own]
+        end = np.minimum(cut.end[own], self.train_end[builder.history.user[first]])
+        at = first + random.integers(0, np.clip(end - first, 1, most + 1))
+        inside = (first < end) & (at < window.end[which])
+        which, end, at = which[inside], end[inside], at[inside]
+        return Asked(builder, which, at - window.first[which], end)
 
     def events(self, builder: Builder, segment: Index, _: np.random.Generator) -> Asked:
         """Each event asked for by itself, before it came."""

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pocketrank.atomic import file_beside
 from pocketrank.errors import Diverged, is_interrupt
 from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
@@ -79,12 +80,13 @@ class Fit(lightning.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """AdamW under a one-cycle schedule."""
+        """AdamW under a one-cycle schedule, whose way up takes a tenth of it, and a step at least."""
+        total = self.steps + 1
         optimizer = torch.optim.AdamW(
             self.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.steps + 1, pct_start=0.1
+            optimizer, self.config.learning_rate, total_steps=total, pct_start=max(0.1, 2 / total)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -157,7 +159,7 @@ def fit(
     progress: bool,
     steps: Steps | None = None,
 ) -> float:
-    """Train, keeping the best round's weights in `model` and the newest checkpoint in `folder`.
+    """Train, keeping the best round's weights in `model`, and in `folder` the newest checkpoint or, in the end, those.
 
     Of a ranking model without a fusion it trains item memory alone: biases stay where they start, at what is popular,
     and the few weights learn at MEMORY_RATE at least. Interrupted and called again with the same folder, it goes on
@@ -180,6 +182,11 @@ def fit(
     Raises:
         Diverged: that happened before the first round was whole.
     """
+    finished = folder / "trained.pt"
+    if finished.is_file():  # what comes after it was interrupted
+        kept = torch.load(finished, weights_only=True)
+        model.load_state_dict(kept["weights"])
+        return float(kept["quality"])
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
@@ -196,6 +203,7 @@ def fit(
         trainer = lightning.Trainer(
             max_epochs=config.rounds,
             accelerator="auto",
+            devices=1,  # `Steps` gives every process the same batches
             logger=False,
             callbacks=[Average(config.average), Resumed(steps), best, stop, *([Bar()] if progress else [])],
             enable_progress_bar=False,
@@ -211,9 +219,12 @@ def fit(
                 torch.utils.data.DataLoader(validation, batch_size=None),
                 ckpt_path=str(last) if last.is_file() else None,
             )
-    kept = torch.load(best.best_model_path, weights_only=False)["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): value for name, value in kept.items()})
-    return shrunk(model, head, validation) or float(best.best_model_score or 0.0)
+    weights = torch.load(best.best_model_path, weights_only=False)["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
+    quality = shrunk(model, head, validation) or float(best.best_model_score or 0.0)
+    with file_beside(finished) as draft:
+        torch.save({"weights": model.state_dict(), "quality": quality}, draft)
+    return quality
 
 
 def shrunk(model: Model, head: Head, validation: list[Batch]) -> float:

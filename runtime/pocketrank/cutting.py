@@ -27,12 +27,14 @@ class Segments:
         closed_at_us: (N,) when events or the clock closed it, or will close it if no event comes.
         closed: (N,) False for a segment that only the clock can still close (each user's last, unless an event of it
             closed it).
+        continues: (N,) True where it goes on with what the one before had no more room for.
     """
 
     first: Int64Array
     end: Int64Array
     closed_at_us: Int64Array
     closed: BoolArray
+    continues: BoolArray
 
     def __len__(self) -> int:
         return len(self.first)
@@ -73,12 +75,14 @@ class Rule(ABC):
     Attributes:
         kind: its name in a config or a manifest.
         by_milestone: events of some behaviours close the segment they are in.
+        by_count: nothing closes a segment but the number of its events.
         max_events: so many events close a segment, too.
         lookback: how many of the user's events before a segment matter to it.
     """
 
     kind: ClassVar[str]
     by_milestone: ClassVar[bool] = False
+    by_count: ClassVar[bool] = False
     max_events: int
     lookback: int = 0
 
@@ -112,7 +116,7 @@ class Rule(ABC):
         runs = self._runs(user, time_us, closing, past)
         if past is not None:
             runs = runs[:, ~past[runs[0]]]
-        first, end = _in_pieces(runs, self.max_events)
+        first, end, continues = _in_pieces(runs, self.max_events)
         last = end - 1
         by_event = end - first == self.max_events
         if closing is not None:
@@ -121,7 +125,8 @@ class Rule(ABC):
         by_clock = self.until_us(last_us, _span(user, time_us, last, self.lookback))
         owner = user[first]
         followed = np.append(owner[1:] == owner[:-1], False)[: len(owner)]
-        return Segments(first, end, np.where(by_event, last_us, by_clock), by_event | followed)
+        continues &= not self.by_count
+        return Segments(first, end, np.where(by_event, last_us, by_clock), by_event | followed, continues)
 
     def _runs(
         self, user: Int64Array, time_us: Int64Array, closing: BoolArray | None, past: BoolArray | None
@@ -173,12 +178,12 @@ def _span(user: Int64Array, time_us: Int64Array, at: slice | Int64Array, lookbac
     return np.where(known, time_us[at] - time_us[before], NEVER_US)
 
 
-def _in_pieces(runs: Int64Array, most: int) -> tuple[Int64Array, Int64Array]:
-    """First and end of runs, those longer than `most` cut into pieces of it and a rest."""
+def _in_pieces(runs: Int64Array, most: int) -> tuple[Int64Array, Int64Array, BoolArray]:
+    """First and end of runs, those longer than `most` cut into pieces of it and a rest; and which begin no run."""
     first, end = runs
     pieces = (end - first + (most - 1)) // most
     if len(first) == pieces.sum():
-        return first, end
+        return first, end, np.zeros(len(first), bool)
     ordinal = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     first = np.repeat(first, pieces) + ordinal * most
-    return first, np.minimum(first + most, np.repeat(end, pieces))
+    return first, np.minimum(first + most, np.repeat(end, pieces)), ordinal > 0

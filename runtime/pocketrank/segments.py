@@ -73,6 +73,7 @@ class FixedCount(Rule):
 
     max_events: int
     kind: ClassVar[str] = "fixed_count"
+    by_count: ClassVar[bool] = True
 
     def until_us(self, time_us: Int64Array | int, span_us: Int64Array | int) -> Int64Array | int:
         """See `Rule`."""

@@ -109,7 +109,7 @@ class Timeline:
         closing = self._bundle.closing(np.concatenate([np.zeros(behind, np.int32), tail.behavior]))
         past = np.arange(len(time_us)) < behind if behind else None
         cut = self._bundle.policy.cut(np.zeros(len(time_us), np.int64), time_us, closing, past)
-        return Segments(cut.first - behind, cut.end - behind, cut.closed_at_us, cut.closed)
+        return Segments(cut.first - behind, cut.end - behind, cut.closed_at_us, cut.closed, cut.continues)
 
 
 def columns(bundle: Bundle, observed: Sequence[Observed]) -> Events:

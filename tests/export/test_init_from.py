@@ -19,6 +19,7 @@ from pocketrank_export.pretrained import Pretrained
 from pocketrank_export.settings import ModelConfig
 from pocketrank_export.trained import Trained
 
+from . import catalogues
 from .conftest import ITEMS, SETTINGS, write_log
 
 D = 16
@@ -89,6 +90,33 @@ def test_another_projects_weights_are_such_a_file(shop: Path, tmp_path_factory: 
     assert torch.equal(ours.items.weight, theirs.items.weight)  # the row of the unknown item, too
     for name, value in ours.encoder.state_dict().items():
         assert torch.equal(value, theirs.encoder.state_dict()[name]), name
+
+
+def test_of_another_projects_items_their_content_is_taken_too(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = catalogues.SETTINGS.replace("steps = 90\nrounds = 3", "steps = 4\nrounds = 1\nnew_items = true")
+    (tmp_path / "pocketrank.toml").write_text(few)
+    catalogues.write_log(tmp_path / "data" / "events", users=20)
+    catalogues.write_items(tmp_path / "data" / "items.parquet", catalogues.ITEMS)
+    assert main(["train", "--project", str(tmp_path)]) == 0
+    file = tmp_path / "model" / "weights.safetensors"
+    theirs = Trained.open(tmp_path / "model")
+    assert theirs.features is not None
+    taken = Pretrained.read(file)
+    wanted = theirs.model.item_vectors().detach().numpy()
+    assert taken.items is not None
+    assert taken.unknown is not None
+    np.testing.assert_array_equal(np.vstack([taken.items, taken.unknown]), wanted)
+    assert not np.allclose(wanted, theirs.model.items.weight.detach().numpy())
+    alone = tmp_path_factory.mktemp("alone") / "weights.safetensors"
+    shutil.copy(file, alone)
+    capsys.readouterr()
+    assert main(["train", "--project", str(tmp_path), "--init-from", str(alone)]) == 1
+    assert capsys.readouterr().err == (
+        f"pocketrank: BadTensors: {alone}: its item vectors are made of content, too, which the model.json beside "
+        "weights.safetensors says how to do; give the file in its model folder\n"
+    )
 
 
 def test_behaviours_are_matched_by_name_where_the_file_says_them(tmp_path: Path) -> None:

@@ -462,6 +462,26 @@ def test_settings_that_change_the_encoder_are_refused(
     assert refusal(shop, capsys) == expected(shop, line)
 
 
+def test_settings_that_change_what_is_asked_are_refused(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shop / "pocketrank.toml").write_text(FEW.replace("[training]", "[training]\ntarget = 'next'"))
+    assert refusal(shop, capsys) == expected(
+        shop,
+        "BadConfig: {root}/pocketrank.toml [training] target: found 'next', but --set asks what the model was "
+        "trained on, by 'session'; set it back, or train all anew: pocketrank train",
+    )
+
+
+def test_memory_is_not_added_to_a_model_without(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = json.loads((shop / "model" / "model.json").read_bytes())
+    facts["model"]["memory"] = False
+    (shop / "model" / "model.json").write_text(json.dumps(facts))
+    assert refusal(shop, capsys) == expected(
+        shop,
+        "BadConfig: {root}/pocketrank.toml [model] memory: found true, but --set goes on from a model without item "
+        "memory; set it to false, or train all anew: pocketrank train",
+    )
+
+
 def test_a_bundle_of_another_model_is_refused_with_the_whole_way(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

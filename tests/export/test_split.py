@@ -62,11 +62,28 @@ def test_by_time_each_users_first_session_after_the_moment_is_asked_for(history:
     assert every.live.tolist() == [0, 1, 0]
 
 
+def test_of_a_segment_that_goes_on_beyond_the_moment_only_what_was_before_it_trains() -> None:
+    history = history_of(FixedCount(4), [[0, 1, 2, 3, 4, 5], [0, 1]], [[0, 1, 2, 10, 11, 12], [20, 21]])
+    split = Split("time", "every", 10_000_000, 12_000_000, 1)
+    assert split.train_end(history).tolist() == [3, 6]
+    asked = [split.validation(Builder(history, 2, 4, 0, 1.0)), split.test(Builder(history, 2, 4, 0, 1.0))]
+    assert [moments(questions) for questions in asked] == [[3, 4], [5, 7]]
+
+
 def test_a_session_longer_than_a_segment_is_one_session() -> None:
     history = history_of(SessionGap(3600, 3), [[0, 1, 2, 3, 4, 5, 6, 0]], [[0, 0, 0, 0, 5000, 5000, 5000, 9000]])
     assert history.segments.first.tolist() == [0, 3, 4, 7]
     begins, end = sessions(history)
     assert (begins.tolist(), end.tolist()) == ([0, 2, 3], [4, 7, 8])
+
+
+def test_pieces_of_a_session_are_one_whatever_the_times_of_its_events() -> None:
+    times_s = [[0, 10, 20, 30, 40, 50, 60, 5000, 5010]]
+    history = history_of(SessionGap(3600, 3), [[0, 1, 2, 3, 4, 5, 6, 0, 1]], times_s)
+    begins, end = sessions(history)
+    assert (begins.tolist(), end.tolist()) == ([0, 3], [7, 9])
+    by_count = history_of(FixedCount(3), [[0, 1, 2, 3, 4, 5, 6]])
+    assert len(sessions(by_count)[0]) == len(by_count.segments) == 3
 
 
 def test_a_full_sequence_model_has_the_newest_events_live_across_segments() -> None:

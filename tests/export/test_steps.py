@@ -80,6 +80,22 @@ def test_a_shift_makes_each_users_first_segment_shorter_and_no_other() -> None:
     ]
 
 
+@pytest.mark.parametrize("by_count", [True, False])
+@pytest.mark.parametrize("by", ["last", "time"])
+def test_no_target_is_of_what_is_kept_wherever_a_segment_ends(by_count: bool, by: str) -> None:
+    steps = steps_of(by_count)
+    history = steps.builder.history
+    if by == "time":  # moments in the middle of segments
+        steps.train_end = Split("time", "session", 7_000_000, 20_000_000, 1).train_end(history)
+    asked = 0
+    for builder, segment in islice(steps._segments(0), 100):
+        questions = steps.sessions(builder, segment, np.random.default_rng(0))
+        assert (questions.target_end <= steps.train_end[questions.user]).all()
+        assert (questions.asked_at < questions.target_end).all()
+        asked += len(questions)
+    assert asked > 100
+
+
 def test_a_session_is_asked_for_mostly_at_its_start_with_all_the_rest_as_targets() -> None:
     steps = steps_of(False)
     live, random = [], np.random.default_rng(1)

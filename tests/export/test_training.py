@@ -5,13 +5,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from pocketrank import Bundle, engines
 from pocketrank.config import Project
+from pocketrank.errors import BadConfig
 from pocketrank.segments import Milestone
 from pocketrank_cli.cli import main
 from pocketrank_export import exporting, training
+from pocketrank_export.heads import NextItem
 from pocketrank_export.history import read_history
+from pocketrank_export.model import Model
+from pocketrank_export.runs import checkpoints_of
+from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.trained import Trained
 
 from .conftest import SETTINGS, write_log
@@ -131,6 +137,10 @@ def test_the_resolved_settings_stand_beside_the_weights(project: Project) -> Non
             'without; raise it or take "mean"',
         ),
         (
+            "[training]\nholdout = 0.6\nvalidation = 0.4",
+            "BadConfig: {root}/pocketrank.toml [training] holdout: found 0.6, wanted with validation less than 1",
+        ),
+        (
             "[training]\nfreeze = ['item']\nmin_count = 2",
             "BadConfig: [training] freeze: found 'item', wanted any of items, encoder",
         ),
@@ -157,6 +167,76 @@ def test_settings_that_cannot_be_trained_are_refused_in_one_line(
     (shop / "pocketrank.toml").write_text(settings)
     assert main(["train", "--project", str(shop)]) == 1
     assert capsys.readouterr().err == f"pocketrank: {line.format(root=shop)}\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "setting"),
+    [
+        *((ModelConfig, {name: 0}) for name in ("vectors", "top_items", "layers", "heads", "content_buckets")),
+        *((ModelConfig, {name: -1}) for name in ("encoder_layers", "head_width", "feed_forward", "fusion_heads")),
+        *((ModelConfig, {"dropout": value}) for value in (-0.5, 1.0, float("nan"))),
+        *((ModelConfig, {"half_life_s": value}) for value in (0.0, -5.0, float("inf"), float("nan"))),
+        (ModelConfig, {"width": 1}),
+        (ModelConfig, {"width": 16, "heads": 32}),
+        *((TrainingConfig, {name: 0}) for name in ("steps", "rounds", "batch", "run", "average", "last", "min_count")),
+        *((TrainingConfig, {name: -1}) for name in ("per_user", "patience", "seed", "negatives", "weight_decay")),
+        *((TrainingConfig, {name: value}) for name in ("holdout", "validation") for value in (0.0, 1.0, -0.1)),
+        *((TrainingConfig, {name: value}) for name in ("unknown", "id_dropout") for value in (1.0, -0.1)),
+        (TrainingConfig, {"max_items": 1}),
+        (TrainingConfig, {"seed": 2**32}),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(section: type, setting: dict[str, float]) -> None:
+    with pytest.raises(BadConfig, match=f"^{[*setting][-1]}: found .*, wanted "):
+        section(**setting)
+
+
+@pytest.mark.parametrize("steps", range(1, 22))
+def test_the_learning_rate_has_its_peak_in_runs_of_any_length(steps: int) -> None:
+    module = training.Fit(torch.nn.Linear(2, 2), None, TrainingConfig(learning_rate=0.01), steps)
+    found = module.configure_optimizers()
+    optimizer, schedule = found["optimizer"], found["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert max(rates[1:], default=0.01) == pytest.approx(0.01, rel=0.02)
+
+
+def test_another_log_of_the_same_size_is_another_run(shop: Path) -> None:
+    project, file = Project.open(shop), next((shop / "data/events").rglob("*.parquet"))
+    before = checkpoints_of(project, ModelConfig(), TrainingConfig())
+    assert checkpoints_of(project, ModelConfig(), TrainingConfig()) == before
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert checkpoints_of(project, ModelConfig(), TrainingConfig()) != before
+
+
+def test_a_stage_that_stopped_early_does_not_go_on_where_the_next_was_interrupted(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "pocketrank.toml").write_text(SETTINGS.replace("rounds = 2", "rounds = 6\npatience = 1"))
+    judged: list[bool] = []
+
+    def worse_and_worse(_: object, model: Model, batches: object) -> float:
+        judged.append(model.fusion is None)
+        if model.fusion is not None:
+            raise KeyboardInterrupt
+        return 1.0 / len(judged)
+
+    monkeypatch.setattr(NextItem, "quality", worse_and_worse)
+    for _ in range(2):
+        assert main(["train", "--project", str(shop)]) == 130
+    assert judged == [True, True, False, False]
+
+
+def test_a_finished_run_leaves_what_others_need_to_go_on(shop: Path) -> None:
+    (shop / "pocketrank.toml").write_text(SETTINGS.replace("steps = 60\nrounds = 2", "steps = 2\nrounds = 1"))
+    (shop / "model.checkpoints/of-a-stopped-tune").mkdir(parents=True)
+    assert main(["train", "--project", str(shop)]) == 0
+    assert [path.name for path in (shop / "model.checkpoints").iterdir()] == ["of-a-stopped-tune"]
 
 
 def test_commands_name_the_step_that_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

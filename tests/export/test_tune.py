@@ -443,7 +443,7 @@ def test_typed_as_a_command_and_again_without_training(
             "then train the head you want",
         ),
         (
-            "[training]\nvalidation = 0.0\nmin_count = 1",
+            "[training]\nvalidation = 1e-9\nmin_count = 1",
             [],
             1,
             "NotReady: {root}/data/events: validation asks 0 users, too few to choose by; ingest a longer log, or "

@@ -7,9 +7,7 @@ are held against.
 Source: Jamieson and Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016.
 """
 
-import contextlib
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ from pocketrank.errors import BadEvents, PocketRankError
 from pocketrank.segments import missing_behaviors, policy_settings
 from pocketrank_export.comparison import FloatArray64
 from pocketrank_export.evaluation import rank
-from pocketrank_export.runs import builder_on, checkpoints_of, train_on
+from pocketrank_export.runs import builder_on, checkpoints_of, discard, train_on
 from pocketrank_export.scorers import by_model
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.tune.candidates import Candidate
@@ -122,9 +120,7 @@ class Trials:
         trained = train_on(project, early, self.questions.catalogue, checkpoints, progress=self.progress, split=split)
         asked = split.validation(builder_on(early, trained))
         quality = rank(asked, {"model": by_model(trained.model)}, what="asking").per_user["model"]
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        with contextlib.suppress(OSError):  # those of an interrupted `train` may be there, too
-            checkpoints.parent.rmdir()
+        discard(checkpoints)
         return quality
 
 
