@@ -140,7 +140,7 @@ def _export(arguments: argparse.Namespace) -> Report:
     from pocketrank.bundle import Bundle  # noqa: PLC0415
     from pocketrank.signing import signer  # noqa: PLC0415
     from pocketrank_export.attributes import attributes_of  # noqa: PLC0415
-    from pocketrank_export.exporting import write_bundle  # noqa: PLC0415
+    from pocketrank_export.exporting import hold_replaceable, write_bundle  # noqa: PLC0415
 
     sign = None if arguments.sign is None else signer(arguments.sign)  # first, so that a wrong key costs no time
     has_budget = arguments.budget_mb is not None or arguments.budget_loss is not None
@@ -152,11 +152,12 @@ def _export(arguments: argparse.Namespace) -> Report:
         if given is not None and not 0 <= given < float("inf"):
             raise UsageError(f"export: --{option.replace('_', '-')} {given:g}: wanted 0 or more")
     project = Project.open(arguments.project)
+    folder = arguments.out or project.bundle_dir
+    hold_replaceable(folder)
     trained, builder = opened(project)
     attributes = attributes_of(project, trained.vocabulary.items)
     path = quality_path(project)
     quality = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    folder = arguments.out or project.bundle_dir
     told: dict[str, Any] = {}
     text = ""
     if has_budget or is_small:

@@ -71,6 +71,18 @@ def write_bundle(
     return parity
 
 
+def hold_replaceable(folder: Path) -> None:
+    """Refuse to put a bundle in the place of anything but a bundle.
+
+    Raises:
+        UsageError: something else is there.
+    """
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / "manifest.json").is_file()):
+        return
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"export: {folder} is there, and no bundle, so it stays; give another folder: --out")
+
+
 def signed(folder: Path, sign: Sign | None) -> None:
     """Put the signature of a whole bundle beside its manifest."""
     if sign is not None:

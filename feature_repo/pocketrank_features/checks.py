@@ -29,6 +29,7 @@ OPTION_OF = {
 ROW = "_pocketrank_row"  # the row number in the view `raw`, beside the columns of the log
 REPEATED = "repeated event_id"
 FORGOTTEN = "user was forgotten"
+ID_MOST = 250  # bytes of an item's id: a bundle has room for 256 each
 END_US = 4_102_444_800_000_000  # 2100-01-01
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000}
 _UNITS = {"s": "seconds", "ms": "milliseconds"}
@@ -237,6 +238,7 @@ def checked_sql(log: RawLog, types: Mapping[str, str], time: str, score: str, be
         "more fields than columns": "too_many",
         "missing user": "user_id IS NULL",
         "missing item": "item_id IS NULL",
+        "item id too long": f"strlen(CAST(item_id AS VARCHAR)) > {ID_MOST}",
         "missing time": "raw_time IS NULL",
         "unreadable time": "time_us IS NULL",
         "time before 1970": "time_us < 0",

@@ -85,7 +85,7 @@ def _ingest(arguments: argparse.Namespace) -> Report:
         return _ingest_uploads(arguments)
     if arguments.items is not None:
         return _ingest_items(arguments)
-    if arguments.source is None:
+    if not arguments.source:
         raise UsageError("ingest: nothing to read; name a log, such as events.csv, or give --items FILE")
     from pocketrank_features.checks import OPTION_OF  # noqa: PLC0415
     from pocketrank_features.ingest import Overrides, ingest  # noqa: PLC0415
@@ -170,6 +170,8 @@ def _segment(arguments: argparse.Namespace) -> Report:
 
     if arguments.training_set is not None:
         return _training_set(arguments)
+    if arguments.picture is not None and not arguments.explain_policy:
+        raise UsageError("--picture is for --explain-policy; give that, or leave it out")
     if arguments.examples is not None:
         raise UsageError("--examples is for --training-set; give that, or leave it out")
     project = Project.open(arguments.project)

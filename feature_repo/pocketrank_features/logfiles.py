@@ -8,6 +8,7 @@ import csv
 import glob
 import gzip
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,12 +59,14 @@ def relation(files: Sequence[Path]) -> str:
     """SQL that reads these files, in order, as duckdb's FROM takes it.
 
     Raises:
-        BadEvents: a CSV whose header cannot be used.
+        BadEvents: a CSV whose header cannot be used, or with a quote that nothing closes.
     """
     paths = ", ".join(literal(glob.escape(str(file))) for file in files)
     if not is_csv(files[0]):
         return f"read_parquet([{paths}])"
     delimiter, names, skip = _header(files[0])
+    for file in files:
+        _check_quotes(file, delimiter)
     columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in [*names, *SPARE_COLUMNS])
     return (
         f"read_csv([{paths}], auto_detect = false, delim = {literal(delimiter)}, quote = '\"', escape = '\"', "
@@ -93,10 +96,31 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _check_quotes(path: Path, delimiter: str) -> None:
+    """A quote that nothing closes would make one value of all that follows."""
+    with _opened(path) as opened:
+        if sum(block.count(b'"') for block in iter(lambda: opened.read(_BLOCK), b"")) % 2 == 0:
+            return
+    begun = ended = 0
+    with _opened(path) as opened, io.TextIOWrapper(opened, "utf-8-sig", errors="replace", newline="") as lines:
+        reader = csv.reader(lines, delimiter=delimiter)
+        try:
+            for _ in reader:
+                begun, ended = ended + 1, reader.line_num
+        except csv.Error:  # more than a value may hold
+            begun, ended = ended + 1, reader.line_num + 1
+    if ended > begun:
+        raise BadEvents(f"{path}: a quote of line {begun:,} is never closed; mend that line")
+
+
+def _opened(path: Path) -> io.BufferedReader | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+
+
 def _header(path: Path) -> tuple[str, list[str], int]:
     """Delimiter, column names and the lines the header takes."""
     try:
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as opened:
+        with _opened(path) as opened:
             start = opened.read(_BLOCK)
     except (OSError, EOFError) as error:
         raise BadEvents(f"{path}: not gzip ({error}); compress it again, or give the plain .csv") from None

@@ -4,6 +4,7 @@ Our own store has them made; of any other the rows are asked through Feast, and 
 same bytes.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,10 +88,9 @@ class PackSource:
         """
         if next(column.dtype for column in self.users.entity_columns) != Int64:
             return text
-        try:
-            return int(text)
-        except ValueError:
-            raise UnknownUser(f"user {text!r}: users of {self.users.name} are integers; check the id") from None
+        if not re.fullmatch(r"-?\d{1,19}", text) or str(int(text)) != text or not -(2**63) <= int(text) < 2**63:
+            raise UnknownUser(f"user {text!r}: users of {self.users.name} are integers of 64 bits; check the id")
+        return int(text)
 
     def every_user(self) -> Iterator[int | str]:
         """Every user of the store; for a store that cannot say, every user of the rows it was filled from."""

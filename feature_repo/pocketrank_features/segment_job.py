@@ -7,7 +7,7 @@ has what is on disk, an engine does the work, `advance` is what happens to a use
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pocketrank_features.rows import item_rows
 from pocketrank_features.runs import ITEMS, START_OVER, Plan, Reached, Workplace
 from pocketrank_features.spark_session import SparkWish
 
+A_DAY = timedelta(days=1)  # that clocks and zones may differ by
 FIRST_DAY = "1970-01-02T00:00:00"
 
 
@@ -90,7 +91,13 @@ def segment(project: Project, wish: Wish | None = None) -> Report:
 def planned(reached: Reached, bundle: Bundle, project: Project, buckets: dict[str, list[Path]], wish: Wish) -> Plan:
     """What a run from here is to do; raises as `segment`."""
     starts_over = wish.rebuild or not reached.settings
-    now_us = to_us(wish.as_of or datetime.now(UTC).replace(microsecond=0))
+    today = datetime.now(UTC).replace(microsecond=0)
+    if wish.as_of is not None and to_us(wish.as_of) > to_us(today + A_DAY):
+        raise UsageError(
+            f"--as-of {wish.as_of.isoformat()}: that is to come, and later events would be too late; wanted up to now, "
+            f"{today.isoformat()}"
+        )
+    now_us = to_us(wish.as_of or today)
     engine = engines.choose(wish.engine or reached.settings.get("engine"))
     settings = {**_settings(bundle), "engine": engine, "vectors": project.segments.vectors}
     if not starts_over:
@@ -170,7 +177,8 @@ def _check_clock(reached: Reached, now_us: int, wish: Wish) -> None:
     if wish.as_of is None:
         raise NotReady(
             f"this machine's clock says {from_us(now_us).isoformat()}, the last run was as of {last}; "
-            "set the clock right, or give a later --as-of"
+            "set the clock right, give a later --as-of, or, where that run's was a mistake, start over with: "
+            f"{START_OVER}"
         )
     raise UsageError(
         f"--as-of {wish.as_of.isoformat()}: the rows are as of {last} already; give a later time, or start over with: "
@@ -245,7 +253,7 @@ def _report(
     }
     unsaid = ("late_events", "unknown_items", "merged", "live_events", "ahead_events", "events_per_s")
     shown.update({name: "" for name in unsaid if not facts[name]})
-    due = _materialize(before, plan)
+    due = f"{'feast apply; ' if plan.rebuild else ''}{_materialize(before, plan)}"
     if not plan.rebuild and not counts.segments:
         verdict = "no segment closed since the last run"
         return Report(facts, shown, verdict=f"{verdict}; if not done yet: {due}" if before.rebuilt else verdict)

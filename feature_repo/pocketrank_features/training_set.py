@@ -54,7 +54,7 @@ def write_training_set(project: Project, file: Path, examples: int = EXAMPLES) -
         examples: how many at most; of more, always the same ones are taken.
 
     Raises:
-        UsageError: fewer than one example, or the file is a folder.
+        UsageError: fewer than one example, or the file is a folder, or another file.
         NotReady: no bundle, no rows, nothing registered, or no user with a second segment.
         BadInput: a file of rows is damaged.
         BundleMismatch: vectors of another size than the bundle's.
@@ -64,8 +64,17 @@ def write_training_set(project: Project, file: Path, examples: int = EXAMPLES) -
         raise UsageError(f"--examples is {examples}, wanted 1 or more")
     if file.is_dir():
         raise UsageError(f"--training-set {file}: a folder; wanted a file to write, such as {file / 'set.parquet'}")
+    if file.is_file() and not _is_set(file):
+        raise UsageError(f"--training-set {file}: it is there, and no training set, so it stays; give another file")
     with in_use(project.root), room_on_disk(file.parent, "pocketrank segment --training-set"):
         return _written(project, file, examples, began)
+
+
+def _is_set(file: Path) -> bool:
+    try:
+        return not file.stat().st_size or SET_KEY in (pq.read_metadata(file).metadata or {})
+    except (pa.ArrowInvalid, OSError):
+        return False
 
 
 def _written(project: Project, file: Path, examples: int, began: float) -> Report:

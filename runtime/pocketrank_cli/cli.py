@@ -56,22 +56,24 @@ def main(argv: Sequence[str] | None = None, known: Mapping[str, Command] | None 
     Returns:
         0 fine; 1 a check failed or bad input; 2 usage or a missing extra; 130 interrupted.
     """
-    known = commands() if known is None else known
-    arguments = _parser(known).parse_args(argv)
-    command = known[arguments.command]
+    name = ""
     try:
-        report = command.run(arguments)
+        known = commands() if known is None else known
+        arguments = _parser(known).parse_args(argv)
+        name = arguments.command
+        report = known[name].run(arguments)
         print(report.json() if arguments.json else report)  # noqa: T201
         sys.stdout.flush()
     except BaseException as error:
-        return _failed(command.name, error)
+        return _failed(name, error)
     return 0 if report.ok else 1
 
 
 def _failed(name: str, error: BaseException) -> int:
     """What to exit with, having said why in one line; a defect of ours is raised again."""
     if is_interrupt(error):
-        return _complain(f"interrupted; run the same `pocketrank {name}` again to go on", INTERRUPTED)
+        again = f"; run the same `pocketrank {name}` again to go on" if name else ""
+        return _complain(f"interrupted{again}", INTERRUPTED)
     match error:
         case PocketRankError():
             return _complain(f"{type(error).__name__}: {error}", error.exit_code)

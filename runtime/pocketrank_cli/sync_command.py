@@ -64,8 +64,12 @@ def _run(arguments: argparse.Namespace) -> Report:
     }
     shown = {name: "" for name in ("offline", "problems", "uploaded", "dropped", "cache_damaged") if not facts[name]}
     shown |= {"problems": "", "offline": ""}
+    is_nothing = found.ok and not found.offline and (found.pack, found.bundle) == ("none", "none")
     verdict = "offline; what was there goes on serving" if found.offline else "up to date" if found.ok else ""
-    return Report(facts, shown, ok=found.ok, verdict="\n".join([*found.problems, *([verdict] if verdict else [])]))
+    if is_nothing:
+        verdict = f"{arguments.url} has neither a bundle nor a pack of this user; check the address"
+    text = "\n".join([*found.problems, *([verdict] if verdict else [])])
+    return Report(facts, shown, ok=found.ok and not is_nothing, verdict=text)
 
 
 def _token(file: str | None) -> str:

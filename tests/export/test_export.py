@@ -107,6 +107,18 @@ def test_a_drifting_engine_stops_the_export_and_keeps_the_old_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_no_bundle_takes_the_place_of_something_else(tmp_path: Path, project: Project) -> None:
+    (tmp_path / "notes").mkdir()
+    exporting.hold_replaceable(tmp_path / "notes")  # empty
+    for place in (tmp_path / "new", project.bundle_dir):
+        exporting.hold_replaceable(place)
+    (tmp_path / "notes" / "mine").touch()
+    for place in (tmp_path / "notes", tmp_path / "notes" / "mine"):
+        words = ["export", "--project", str(project.root), "--out", str(place)]
+        assert main(words) == 2
+    assert (tmp_path / "notes" / "mine").is_file()
+
+
 @pytest.mark.parametrize("engine", ["onnx", "litert"])
 def test_the_device_ranks_as_training_did(project: Project, tmp_path: Path, engine: str) -> None:
     """The same user at the same moment, once as a training example and once as a pack and live events on a phone."""

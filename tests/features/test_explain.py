@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pocketrank.config import Project
-from pocketrank.errors import BadEvents, NotReady
+from pocketrank.errors import BadEvents, NotReady, UsageError
 from pocketrank.segments import Open, Policy, policy_from
 from pocketrank_cli.cli import main
 from pocketrank_features import event_files
@@ -373,6 +373,17 @@ def test_the_picture_is_a_png_for_a_slide(tmp_path: Path) -> None:
     assert f"picture  {tmp_path / PICTURE}" in str(report)
     explain(project, tmp_path / "new" / "a.png")
     assert size_of(tmp_path / "new" / "a.png") == (1600, 1000)
+    explain(project, tmp_path / "new" / "a.png")
+
+
+def test_no_picture_takes_the_place_of_another_file(tmp_path: Path) -> None:
+    project = write(tmp_path, random_log(0))
+    (tmp_path / "notes").write_text("mine")
+    lines = {tmp_path / "notes": "it is there, and no PNG, so it stays", tmp_path: "a folder; wanted a file to write"}
+    for path, line in lines.items():
+        with pytest.raises(UsageError, match=f"^--picture {path}: {line}"):
+            explain(project, path)
+    assert (tmp_path / "notes").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("draws")

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from pocketrank.bundle import Bundle
 from pocketrank.config import Project
-from pocketrank.errors import BadEvents, BadInput, NotReady
+from pocketrank.errors import BadEvents, BadInput, NotReady, UsageError
 from pocketrank_cli.command import Report
 from pocketrank_features import event_files, local_engine, runs, state_files
 from pocketrank_features.batches import bucket_of
@@ -199,7 +199,7 @@ def test_late_events_wait_apart_until_a_rebuild_takes_them_in(tmp_path: Path, bu
     assert set(map(str, before.to_pylist())) <= set(map(str, rows_of(project, "segments").to_pylist()))
     rebuilt = run(project, bundle, LATER, rebuild=True)
     assert (rebuilt.facts["generation"], rebuilt.facts["late_events"]) == (1, 0)
-    assert rebuilt.verdict.startswith("next: feast materialize 1970-01-02T00:00:00 2024-03-01")
+    assert rebuilt.verdict.startswith("next: feast apply; feast materialize 1970-01-02T00:00:00 2024-03-01")
     assert not list(project.rows_dir("late_e1").glob("*.parquet"))
     once = deliver(tmp_path / "once", "all", log)
     run(once, bundle, LATER)
@@ -461,9 +461,16 @@ def test_events_that_were_taken_away_take_a_rebuild(tmp_path: Path, bundle: Bund
     run(project, bundle, LATER, rebuild=True)
 
 
+def test_a_time_that_is_to_come_is_refused_before_it_makes_all_events_late(tmp_path: Path, bundle: Bundle) -> None:
+    project = deliver(tmp_path, "a", random_log())
+    with pytest.raises(UsageError, match=r"^--as-of 2062-01-01.*: that is to come, .*; wanted up to now, 20"):
+        run(project, bundle, datetime(2062, 1, 1, tzinfo=UTC))
+    assert not list(project.root.rglob("segments_*"))
+
+
 def test_a_clock_that_went_back_is_said(tmp_path: Path, bundle: Bundle) -> None:
     project = deliver(tmp_path, "a", random_log())
-    run(project, bundle, datetime.now(UTC) + timedelta(days=1))
+    run(project, bundle, datetime.now(UTC) + timedelta(hours=20))
     with pytest.raises(NotReady, match=r"this machine's clock says .*, the last run was as of .*; set the clock right"):
         segment(project, Wish(bundle.folder))
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 from datetime import UTC, datetime
@@ -322,6 +323,29 @@ def test_a_csv_that_cannot_be_read_is_one_line_and_leaves_nothing(root: Path, co
     path = root.parent / "hostile.csv"
     path.write_bytes(content)
     assert said in refusal(root, str(path))
+
+
+@pytest.mark.parametrize("rows", [10, 200_000])
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
+def test_a_quote_that_nothing_closes_does_not_swallow_the_rest(root: Path, rows: int, suffix: str) -> None:
+    lines = ["user_id,item_id,timestamp", *(f"{n % 5},i{n % 7},{DAY}1" for n in range(rows))]
+    lines[6] = f'1,"a,{DAY}1'
+    content = ("\n".join(lines) + "\n").encode()
+    path = root.parent / f"log.{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    assert refusal(root, str(path)) == f"{path}: a quote of line 7 is never closed; mend that line"
+
+
+def test_quotes_inside_of_values_are_only_letters(root: Path) -> None:
+    text = f'user_id,item_id,timestamp\n1,a 5" nail,{DAY}1\n2,"b ""c""\nd",{DAY}2\n3,e,{DAY}3\n'
+    assert run(root, log(root, text))["accepted"] == 3
+    assert [event["item_id"] for event in events(root)] == ['a 5" nail', 'b "c"\nd', "e"]
+
+
+def test_an_id_that_no_bundle_has_room_for_has_its_reason(root: Path) -> None:
+    text = f"user_id,item_id,timestamp\n1,{'x' * 250},{DAY}1\n1,{'x' * 251},{DAY}2\n1,{'é' * 126},{DAY}3\n"
+    assert run(root, log(root, text))["accepted"] == 1
+    assert rejected(root) == [(2, "item id too long"), (3, "item id too long")]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])

@@ -148,7 +148,9 @@ def test_pack_all_writes_every_user_and_says_who_waits(applied: Any) -> None:
     ("arguments", "code", "line"),
     [
         (["2", "99"], 1, r"UnknownUser: user 99 is not in users_3f9a; check the id, .*; feast materialize START END"),
-        (["ann"], 1, r"UnknownUser: user 'ann': users of users_3f9a are integers; check the id"),
+        (["ann"], 1, r"UnknownUser: user 'ann': users of users_3f9a are integers of 64 bits; check the id"),
+        (["9" * 23], 1, r"UnknownUser: user '9+': users of users_3f9a are integers of 64 bits; check the id"),
+        (["07"], 1, r"UnknownUser: user '07': users of users_3f9a are integers of 64 bits; check the id"),
         ([], 2, r"UsageError: pack wants either user ids or --all; for instance: pocketrank pack 7"),
         (["2", "--all"], 2, r"UsageError: pack wants either user ids or --all; .*"),
     ],

@@ -142,6 +142,46 @@ def test_a_forgotten_users_pack_of_an_encoder_of_before_goes_too_and_what_came_a
     assert found == {"e0": forgotten_us, "e1": forgotten_us, "e2": None}
 
 
+@pytest.mark.parametrize(
+    ("to", "line"),
+    [
+        ("", "UsageError: publish: --to is ''; name a folder or s3://BUCKET/FOLDER"),
+        ("s3://", "UsageError: publish: --to is 's3://'; name a folder or s3://BUCKET/FOLDER"),
+        (
+            "{shop}/pocketrank.toml",
+            "UsageError: publish: --to {shop}/pocketrank.toml: not a folder; name one, or s3://",
+        ),
+    ],
+)
+def test_a_place_that_is_none_is_one_line(shop: Shop, to: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    shop.run("publish", "--to", to.format(shop=shop.root), code=2)
+    assert capsys.readouterr().err.startswith(f"pocketrank: {line.format(shop=shop.root)}")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["token", "1", "--hours", "nan"], 2, "UsageError: token: --hours is nan, wanted more than 0, up to 876,600"),
+        (["token", "1", "--hours", "0"], 2, "UsageError: token: --hours is 0, wanted more than 0, up to 876,600"),
+        (["token", "1", "--hours", "1e300"], 2, "UsageError: token: --hours is 1e+300, wanted more than 0"),
+        (["serve", "--port", "99999"], 2, "UsageError: serve: --port is 99999, wanted 0 to 65,535"),
+        (["serve", "--workers", "0"], 2, "UsageError: serve: --workers is 0, wanted 1 to 1,024"),
+        (
+            ["serve", "--certificate", "no.pem", "--private-key", "no.key"],
+            1,
+            "BadInput: serve: --certificate no.pem: no such file; name one in PEM",
+        ),
+    ],
+)
+def test_options_that_cannot_be_are_one_line(
+    shop: Shop, words: list[str], code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    shop.run(*words, code=code)
+    assert capsys.readouterr().err.startswith(f"pocketrank: {line}")
+
+
 def test_another_key_gives_other_names(shop: Shop) -> None:
     project = Project.open(shop.root)
     before = name_of(project, 1)

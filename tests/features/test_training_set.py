@@ -423,6 +423,11 @@ def test_a_damaged_file_of_rows_is_named(shop: Any, row: Make, rows: Any, capsys
     ("options", "line"),
     [
         (["--examples", "3"], "--examples is for --training-set; give that, or leave it out"),
+        (["--picture", "p.png"], "--picture is for --explain-policy; give that, or leave it out"),
+        (
+            ["--training-set", "{root}/pocketrank.toml"],
+            "--training-set {root}/pocketrank.toml: it is there, and no training set, so it stays; give another file",
+        ),
         (["--training-set", "s", "--examples", "0"], "--examples is 0, wanted 1 or more"),
         (
             ["--training-set", "{root}"],
@@ -449,7 +454,7 @@ def test_a_damaged_file_of_rows_is_named(shop: Any, row: Make, rows: Any, capsys
 def test_options_that_do_not_go_together_are_refused_by_name(
     tmp_path: Path, options: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "pocketrank.toml").touch()
+    (tmp_path / "pocketrank.toml").write_text("[events]\n")
     said = [option.format(root=tmp_path) for option in options]
     assert main(["segment", "--project", str(tmp_path), *said]) == 2
     assert capsys.readouterr().err == f"pocketrank: UsageError: {line.format(root=tmp_path)}\n"

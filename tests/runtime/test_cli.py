@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pocketrank import engines
+from pocketrank_cli import cli
 from pocketrank_cli.cli import main
 
 from ..bundles import edit_manifest, write_bundle
@@ -370,6 +371,17 @@ def interrupt_a_library(*_: Any, **__: Any) -> None:
 def test_interrupted_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch, ends: Any) -> None:
     monkeypatch.setattr("pocketrank.ranker.Ranker.rank", ends)
     assert refused(run("rank"), 130) == "interrupted; run the same `pocketrank rank` again to go on"
+
+
+def test_interrupted_before_the_command_is_known_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "commands", interrupted)
+    assert cli.main(["rank"]) == 130
+    assert capsys.readouterr().err == "pocketrank: interrupted\n"
 
 
 def test_an_altered_bundle_is_one_line(run: Run, tmp_path: Path) -> None:

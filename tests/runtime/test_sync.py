@@ -895,7 +895,11 @@ def test_the_command_says_what_came_of_it(
     fake.faults = [lambda _: False, says(401)]
     assert main([*words, "--token-file", str(tmp_path / "token")]) == 1
     assert "does not take the token" in capsys.readouterr().out
-    fake.faults = [close] * 9
+    whole, fake.packs = fake.packs, {}
+    assert main([*words, "--token-file", str(tmp_path / "token")]) == 1
+    said = f"{fake.url} has neither a bundle nor a pack of this user; check the address\n"
+    assert capsys.readouterr().out.endswith(said)
+    fake.packs, fake.faults = whole, [close] * 9
     assert main([*words, "--token-file", str(tmp_path / "token")]) == 0
     assert capsys.readouterr().out.endswith("offline; what was there goes on serving\n")
     assert main([*words, "--token-file", str(tmp_path / "no")]) == 1

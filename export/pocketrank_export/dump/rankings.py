@@ -283,7 +283,7 @@ def _asked(bundle: Bundle, case: Case, situation: Situation) -> Int64Array:
     known = bundle.items.row
     named = known.values() if case.candidates is None else {known[item] for item in case.candidates if item in known}
     rows = np.array(sorted(named), np.int64)
-    return rows[~np.isin(rows, situation.memory.items)] if case.exclude_seen else rows
+    return rows[~np.isin(rows, situation.named)] if case.exclude_seen else rows
 
 
 def _reason(reason: Reason) -> dict[str, Any]:

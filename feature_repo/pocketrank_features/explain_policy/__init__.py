@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pocketrank.config import Project, SegmentsConfig
+from pocketrank.errors import UsageError
 from pocketrank.segments import MICROSECONDS
 from pocketrank.times import from_us
 from pocketrank_cli.command import Report, progress
@@ -23,6 +24,7 @@ from pocketrank_features.explain_policy.table import legend, table
 from pocketrank_features.explain_policy.verdicts import Bounds, about_gaps, verdicts
 
 PICTURE = "policies.png"
+PNG = b"\x89PNG"
 
 
 def explain(project: Project, picture: Path | None = None, *, skip_bad_files: bool = False) -> Report:
@@ -36,12 +38,14 @@ def explain(project: Project, picture: Path | None = None, *, skip_bad_files: bo
     Raises:
         NotReady: no events.
         BadEvents: a file of events is damaged.
+        UsageError: what is where the picture is to go is none.
         ModuleNotFoundError: a picture was asked for, and matplotlib is not installed.
     """
     path = picture
     if picture is None and importlib.util.find_spec("matplotlib") is not None:
         path = project.root / PICTURE
     if path is not None:
+        _hold_picture(path)
         from pocketrank_features.explain_policy.picture import draw  # noqa: PLC0415
     settings = project.segments
     sample = read_sample(project.events_dir, skip_bad_files=skip_bad_files)
@@ -62,6 +66,15 @@ def explain(project: Project, picture: Path | None = None, *, skip_bad_files: bo
     text = [_head(sample), "", *table(outcomes, settings, bounds), "", *legend(settings, bounds), ""]
     lines = [*(f"yours, {own.label}: {one}" for one in said or ["nothing conspicuous"]), of_gaps]
     return Report(facts, _shown(facts), "\n".join(text), verdict="\n".join(["", *map(_folded, filter(None, lines))]))
+
+
+def _hold_picture(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"--picture {path}: a folder; wanted a file to write, such as {path / PICTURE}")
+    if path.is_file():
+        with path.open("rb") as there:
+            if there.read(len(PNG)) not in (b"", PNG):
+                raise UsageError(f"--picture {path}: it is there, and no PNG, so it stays; give another file")
 
 
 def _one_of_each(outcomes: Sequence[Outcome], bounds: Bounds) -> list[Candidate]:

@@ -24,7 +24,7 @@ from pyarrow import fs
 
 from pocketrank import atomic
 from pocketrank.config import Project
-from pocketrank.errors import BadInput
+from pocketrank.errors import BadInput, UsageError
 from pocketrank.pack import Pack
 from pocketrank.release import gone
 from pocketrank_cli.command import Report
@@ -192,7 +192,11 @@ class Target:
     """
 
     def __init__(self, to: str) -> None:
-        """Raises BadInput: no such place."""
+        """Raises BadInput, UsageError: no such place."""
+        if not to or to.endswith("://"):
+            raise UsageError(f"publish: --to is {to!r}; name a folder or s3://BUCKET/FOLDER")
+        if "://" not in to and Path(to).exists() and not Path(to).is_dir():
+            raise UsageError(f"publish: --to {to}: not a folder; name one, or s3://BUCKET/FOLDER")
         self.where = to.partition("?")[0].rstrip("/") if "://" in to else str(Path(to).resolve())
         self._folder = None if "://" in to else Path(to)
         self._system: Any = None
@@ -212,7 +216,7 @@ class Target:
             metadata = {"Content-Type": kind, "Cache-Control": caching}
             with self._system.open_output_stream(f"{self._root}/{path}", metadata=metadata) as stream:
                 stream.write(content)
-        except OSError as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise BadInput(f"{self.where}: {' '.join(str(error).split())[:200]}; run the command again") from None
 
 

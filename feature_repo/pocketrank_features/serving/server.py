@@ -29,6 +29,7 @@ if _HIDES:
     del sys.modules["torch"]
 
 PROJECT, DEVELOPMENT = "POCKETRANK_SERVE_PROJECT", "POCKETRANK_SERVE_DEVELOPMENT"
+WORKERS = 1024  # at most
 MOST_AT_ONCE = 4096  # connections of a worker; more are told to come again
 
 
@@ -42,6 +43,12 @@ def serve(arguments: argparse.Namespace) -> Report:
     project = Project.open(arguments.project)
     if bool(arguments.certificate) != bool(arguments.private_key):
         raise UsageError("serve: --certificate and --private-key belong together; give both, or neither behind a proxy")
+    for name, value, least, most in (("port", arguments.port, 0, 65535), ("workers", arguments.workers, 1, WORKERS)):
+        if not least <= value <= most:
+            raise UsageError(f"serve: --{name} is {value}, wanted {least} to {most:,}")
+    for option, file in (("certificate", arguments.certificate), ("private-key", arguments.private_key)):
+        if file and not Path(file).is_file():
+            raise BadInput(f"serve: --{option} {file}: no such file; name one in PEM")
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     os.environ[PROJECT] = str(project.root.resolve())
     os.environ[DEVELOPMENT] = "1" if arguments.development else ""

@@ -17,11 +17,12 @@ import jwt
 
 from pocketrank import atomic
 from pocketrank.config import Project, SyncConfig
-from pocketrank.errors import BadConfig, BadInput
+from pocketrank.errors import BadConfig, BadInput, UsageError
 
 LONGEST_TOKEN, LONGEST_USER = 4096, 256
 ASYMMETRIC, DEVELOPMENT = ("ES256", "RS256"), ("HS256",)
 FRESH_S, AGAIN_S, STALE_S = 300.0, 10.0, 3600.0
+HOURS = 100 * 8766  # that a token of ours is valid for, at most
 MOST_KEPT = 50_000  # tokens that need not be verified again, some 250 bytes each
 Keys = Mapping[str | None, jwt.PyJWK]
 
@@ -188,8 +189,10 @@ def signed(project: Project, user: str, hours: float, key: Path | None = None, k
         key_id: that the token names.
 
     Raises:
-        BadInput: the key cannot be read, or is of another kind.
+        UsageError: not a number of hours that could be. BadInput: the key cannot be read, or is of another kind.
     """
+    if not 0 < hours <= HOURS:
+        raise UsageError(f"token: --hours is {hours:g}, wanted more than 0, up to {HOURS:,}")
     now, settings = int(time.time()), project.sync
     claims: dict[str, Any] = {"sub": user, "aud": settings.audience, "iat": now, "exp": now + int(hours * 3600)}
     if settings.issuer:

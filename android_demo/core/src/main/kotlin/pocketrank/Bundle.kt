@@ -101,9 +101,9 @@ class Bundle private constructor(
             }
             for ((name, promised) in TENSORS) {
                 if (promised.first != Type.F32) continue
-                val least = if (name == "bias") -MOST else 0f
-                if (!table[name].floatArray().all { it in least..MOST }) {
-                    val from = if (least == 0f) "0e+00" else "-1e+12"
+                val least = if (name == "bias") -MOST else 0.0
+                if (!table[name].floatArray().all { it >= least && it <= MOST }) {
+                    val from = if (least == 0.0) "0e+00" else "-1e+12"
                     throw BadBundle(
                         "$where: $name has a value that is not finite or not from $from to 1e+12; export the bundle again",
                     )
@@ -118,7 +118,8 @@ class Bundle private constructor(
 
         /** Holds the manifest's sizes against the item table. */
         private fun checkTable(folder: File, items: Items, sizes: Sizes) {
-            val (ids, vectors) = items.ids to items.vectors
+            val ids = items.ids
+            val vectors = items.vectors
             if (ids.size != sizes.I || vectors[0] != sizes.I || vectors[1] != sizes.D) {
                 throw BadBundle(
                     "$folder: ${ids.size} ids and item vectors (${vectors[0]}, ${vectors[1]}), the manifest says " +

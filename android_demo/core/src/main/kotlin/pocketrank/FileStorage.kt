@@ -12,27 +12,39 @@ import java.nio.ByteBuffer
 import java.nio.file.Files
 import java.nio.file.StandardCopyOption.ATOMIC_MOVE
 import java.nio.file.StandardCopyOption.REPLACE_EXISTING
+import java.util.concurrent.ConcurrentHashMap
 import java.util.zip.CRC32
 
 /**
  * Events and pack in a folder of the app's own: `events.log`, to which one record an event is appended,
- * `pack.safetensors`, and one file `NAME.fact` a fact, which are put in their places whole.
+ * `pack.safetensors`, and one file `NAME.fact` a fact, which are put in their places whole. One instance at a time has
+ * the folder, by a lock on `events.lock`, until it is closed.
  *
  * A record is its length, a CRC-32 and its bytes. What is no whole record is passed over at the next start, and cut off
  * where it is the last. An event that was added outlives the process; a loss of power may take the newest ones.
  *
- * @throws BadInput the folder cannot be used, or `events.log` is another file.
+ * @throws BadInput the folder cannot be used, another instance has it, or `events.log` is another file.
  */
 class FileStorage(private val folder: File) : Storage, Closeable {
     private val held = MemoryStorage()
     private val packFile = File(folder, "pack.safetensors")
     private val logFile = File(folder, "events.log")
+    private val path = used { Files.createDirectories(folder.toPath()).toFile().canonicalFile }
+    private var lock: RandomAccessFile? = null
     private var log: RandomAccessFile
 
     init {
-        log = used {
-            Files.createDirectories(folder.toPath())
-            opened()
+        if (OPEN.putIfAbsent(path, this) != null) throw elsewhere()
+        try {
+            log = used {
+                val file = RandomAccessFile(File(folder, "events.lock"), "rw").also { lock = it }
+                file.channel.tryLock() ?: throw elsewhere()
+                remove("new") // what was cut off before it got its place
+                opened()
+            }
+        } catch (error: Throwable) {
+            unlock()
+            throw error
         }
     }
 
@@ -67,21 +79,38 @@ class FileStorage(private val folder: File) : Storage, Closeable {
 
     override fun clear() = used {
         held.clear()
-        for (file in folder.listFiles().orEmpty()) if (file == packFile || file.extension == "fact") Files.delete(file.toPath())
+        remove("safetensors", "fact", "new")
         rewrite()
     }
 
-    override fun close() = log.close()
+    override fun close() {
+        log.close()
+        unlock()
+    }
+
+    private fun unlock() {
+        lock?.close()
+        OPEN.remove(path, this)
+    }
+
+    private fun elsewhere() = BadInput("$folder: another storage has it open; close that one, or go on with it")
+
+    private fun remove(vararg kinds: String) {
+        for (file in folder.listFiles().orEmpty()) if (file.extension in kinds) Files.delete(file.toPath())
+    }
 
     /** Opens the log behind its last whole record. */
     private fun opened(): RandomAccessFile {
         val file = RandomAccessFile(logFile, "rw")
-        if (file.length() == 0L) {
+        val content = ByteArray(Math.toIntExact(file.length())).also(file::readFully)
+        var begun = 0
+        while (begun < content.size && (content[begun] == NOTHING || (begun < HEAD.size - 1 && content[begun] == HEAD[begun]))) begun++
+        if (begun == content.size) {
+            file.setLength(0) // new, or power was lost before its head was whole
             file.write(HEAD)
             return file
         }
-        val content = ByteArray(Math.toIntExact(file.length())).also(file::readFully)
-        if (content.size < HEAD.size || !content.copyOf(HEAD.size).contentEquals(HEAD)) {
+        if (!content.copyOf(HEAD.size).contentEquals(HEAD)) {
             file.close()
             throw BadInput("$logFile: not a log of events; give another folder, or remove the file")
         }
@@ -111,6 +140,7 @@ class FileStorage(private val folder: File) : Storage, Closeable {
     }
 
     private fun replace(file: File, content: ByteArray) {
+        if (!log.fd.valid()) throw IOException("closed") // another may have it by now
         val draft = File(folder, "${file.name}.new")
         RandomAccessFile(draft, "rw").use {
             it.setLength(0)
@@ -187,7 +217,10 @@ class FileStorage(private val folder: File) : Storage, Closeable {
     }
 
     private companion object {
+        /** Of this process: its lock is one for all, and goes as soon as one of them closes the file. */
+        val OPEN = ConcurrentHashMap<File, FileStorage>()
         val HEAD = "pocketrank.events/1\n".toByteArray()
+        const val NOTHING: Byte = 0
         const val NUMBER = 0
         const val TEXT = 1
     }

@@ -31,7 +31,8 @@ sealed class ItemId : Comparable<ItemId> {
         /** As [String.compareTo], but that a pair of surrogates comes after every other letter. */
         private fun byCodePoint(one: String, other: String): Int {
             for (place in 0 until minOf(one.length, other.length)) {
-                val (a, b) = one[place] to other[place]
+                val a = one[place]
+                val b = other[place]
                 if (a != b) return if (a.isSurrogate() == b.isSurrogate()) a.compareTo(b) else if (a.isSurrogate()) 1 else -1
             }
             return one.length.compareTo(other.length)

@@ -109,7 +109,7 @@ class Manifest private constructor(
                 told.values.keys.associateWith(told::number)
             }
             for ((name, weight) in weights) {
-                if (!(weight >= 0 && weight <= MOST)) {
+                if (weight !in 0.0..MOST) {
                     throw BadInput("${entries.where} weights $name: found ${shown(weight)}, wanted 0 to 1e+12")
                 }
             }

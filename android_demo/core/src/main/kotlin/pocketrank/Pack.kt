@@ -87,7 +87,7 @@ class Pack private constructor(
         /** Refuses what would turn scores into NaN or be looked up wrongly; damage that keeps the shapes shows here. */
         private fun checkValues(file: Safetensors, where: String) {
             for ((name, promised) in TENSORS) {
-                if (promised.first == Type.F32 && !file[name].floatArray().all { it in 0f..MOST }) {
+                if (promised.first == Type.F32 && !file[name].floatArray().all { it >= 0 && it <= MOST }) {
                     throw BadPack("$where: $name has a value that is negative, not finite or over 1e+12; sync again")
                 }
                 if (promised.first == Type.I64 && !file[name].longArray().all { it in (1 - LAST_S) until LAST_S }) {

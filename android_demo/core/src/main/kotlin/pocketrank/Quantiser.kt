@@ -1,7 +1,7 @@
 package pocketrank
 
-/** The greatest scale, weight, bias or count in a file: no model and no user has more, and products stay finite. */
-const val MOST = 1e12f
+/** The greatest scale, weight, bias or count, in a file or of an event: nobody has more, and products stay finite. */
+const val MOST = 1e12
 
 /** Vectors of one segment or item as int8: (K, D) in a row, and (K,) scales; a value is `vectors * scales`. */
 class Quantised(val vectors: ByteArray, val scales: FloatArray)

@@ -78,6 +78,13 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
     private val askedAt = IntArray(bundle.sizes.I)
     private var requests = 0
 
+    /**
+     * Another number after each [forget] and [close]: what was asked for before is then nobody's. Whoever compares it and
+     * takes something in does both while `synchronized` on this ranker.
+     */
+    var epoch = 0
+        private set
+
     /** A state, what it was worked out from, and when: reasons take it apart by that same clock. */
     private class Known(val step: Long, val atUs: Long, val situation: Situation, val state: State)
 
@@ -130,16 +137,14 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
      * Takes in one event; it is in the storage when this returns.
      *
      * @param item one that the vocabulary lacks is kept, and encoded as an unknown item.
-     * @param score how much it weighs, >= 0; null takes the bundle's weight of the behaviour, or 1.
+     * @param score how much it weighs, 0 to 1e12; null takes the bundle's weight of the behaviour, or 1.
      * @param atUs microseconds since 1970.
      * @throws BadInput a score or a time that is not usable.
      */
     @Synchronized
     fun observe(item: ItemId, behavior: String = "view", score: Double? = null, atUs: Long = nowUs()) {
         val weight = score ?: bundle.manifest.weights[behavior] ?: 1.0
-        if (!(weight >= 0 && weight <= Float.MAX_VALUE)) {
-            throw BadInput("observe: score is $weight, wanted a finite number of at least 0")
-        }
+        if (weight !in 0.0..MOST) throw BadInput("observe: score is $weight, wanted a number of 0 to 1e+12")
         storage.add(Observed(checked(atUs), item, behavior, weight))
         known = null
     }
@@ -149,7 +154,8 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
      *
      * @param k hits wanted, at most.
      * @param candidates what [prepare] made of ids; null ranks the whole catalogue.
-     * @param excludeSeen leave out items that the user has touched.
+     * @param excludeSeen leave out items that the user is known to have touched: those remembered, and those that kept
+     *   segments and live events name.
      * @param nowUs time of the request, microseconds since 1970.
      * @param exclude items to leave out; ones that the vocabulary lacks are fine.
      * @param where attribute -> values: only items that have one of them, of each attribute; see [Bundle.attributes].
@@ -170,10 +176,10 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
         val chosen = candidates ?: scorer.all
         require(chosen.bundle === bundle) { "candidates of another bundle" }
         val scores = scorer.scores(chosen, known.state, added)
-        val seen = if (excludeSeen) known.situation.memory else ItemMemory.NONE
+        val seen = known.situation.takeIf { excludeSeen }
         val asked = bundle.attributes.wanted(where)
         val count = best.find(scores, chosen.rows, chosen.size, k) { row ->
-            seen.place(row) < 0 && bundle.items.ids[row] !in exclude && asked.test(row)
+            seen?.names(row) != true && bundle.items.ids[row] !in exclude && asked.test(row)
         }
         val rows = IntArray(count) { chosen.rows[best.places[it]] }
         return Ranking(this, known.situation, known.atUs, rows) { best.score(it) }
@@ -215,21 +221,16 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
     @Synchronized
     fun stats(nowUs: Long = nowUs()): Stats {
         val situation = known(checked(nowUs)).situation
-        val (version, through) = pack?.version to pack?.through
-        return Stats(situation.closed.size, situation.live.size, situation.memory.size, version, through, refused)
+        return Stats(
+            situation.closed.size, situation.live.size, situation.memory.size, pack?.version, pack?.through, refused,
+        )
     }
 
     /** Segments that the user has, oldest first, when the clock is `nowUs`: what each was about. */
     @Synchronized
     fun history(nowUs: Long = nowUs()): List<Reason> {
         val situation = known(checked(nowUs)).situation
-        return situation.closed.map { segment ->
-            Reason(
-                Reason.Kind.SEGMENT, 0.0, Math.floorDiv(segment.startUs, MICROSECONDS),
-                Math.floorDiv(segment.endUs, MICROSECONDS),
-                segment.topItems.filter { it >= 0 }.map { bundle.items.ids[it] },
-            )
-        }
+        return situation.closed.map { ofSegment(situation, it, 0.0) }
     }
 
     /**
@@ -268,6 +269,7 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
     }
 
     private fun emptied() {
+        epoch++
         pack = null
         known = null
         before = null
@@ -282,8 +284,12 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
         known = null
     }
 
+    /** Closes the graphs. The storage stays open: whoever opened it closes it, or gives it to another ranker. */
     @Synchronized
-    override fun close() = listOf(state, scorer, encoder).forEach(Closeable::close)
+    override fun close() {
+        epoch++
+        listOf(state, scorer, encoder).forEach(Closeable::close)
+    }
 
     @Synchronized
     internal fun reasons(situation: Situation, rows: IntArray, atUs: Long): List<List<Reason>> =

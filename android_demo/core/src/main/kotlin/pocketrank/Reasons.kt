@@ -59,7 +59,7 @@ internal fun reasons(
     }
 }
 
-private fun ofSegment(situation: Situation, segment: Segment, added: Double) = Reason(
+internal fun ofSegment(situation: Situation, segment: Segment, added: Double) = Reason(
     Reason.Kind.SEGMENT,
     added,
     Math.floorDiv(segment.startUs, MICROSECONDS),

@@ -60,7 +60,8 @@ internal class Scorer(private val bundle: Bundle, private val engine: Engine) : 
 
     /** The table is laid out for it when the whole catalogue is ranked for the first time. */
     private val catalogue = lazy(LazyThreadSafetyMode.NONE) {
-        val (width, count) = bundle.sizes.D to bundle.sizes.I
+        val width = bundle.sizes.D
+        val count = bundle.sizes.I
         val items = Tensor.zeros("items", Type.I8, width, count)
         for (d in 0 until width) for (row in 0 until count) {
             items.data.put(d * count + row, bundle.items.vectors.data.get(row * width + d))
@@ -155,7 +156,8 @@ internal class Scorer(private val bundle: Bundle, private val engine: Engine) : 
         protected abstract fun scores(added: FloatArray?): FloatBuffer
 
         protected fun feedBias(bias: FloatBuffer, first: Int, n: Int, added: FloatArray?) {
-            val (own, rows) = bundle.items.bias to candidates.rows
+            val own = bundle.items.bias
+            val rows = candidates.rows
             for (place in 0 until n) {
                 val row = rows[first + place]
                 bias.put(place, if (added == null) own[row] else own[row] + added[row])

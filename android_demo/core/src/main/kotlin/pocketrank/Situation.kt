@@ -95,6 +95,12 @@ internal class Situation(
         }
     }
 
+    /** Whether the user is known to have touched an item: it is remembered, as live ones are, or a segment names it. */
+    fun names(row: Int): Boolean {
+        for (segment in closed) if (row in segment.topItems) return true
+        return memory.place(row) >= 0
+    }
+
     /** Whether the segments that were closed here are the first ones of a log that is cut so. */
     private fun goesOn(log: Events, cuts: List<Cut>, done: Int): Boolean =
         count <= done && (count == 0 || cuts[count - 1].end == covered.size) && covered.begin(log)

@@ -121,7 +121,8 @@ internal class StateGraph(private val bundle: Bundle, engine: Engine) : Closeabl
             if (state.size != B * H * D) {
                 throw BadBundle("${bundle.folder}: the state graph gives $state; export the bundle again")
             }
-            val (vectors, biases) = state.floatArray() to bias.floatArray()
+            val vectors = state.floatArray()
+            val biases = bias.floatArray()
             return List(B) {
                 State(vectors.copyOfRange(it * H * D, (it + 1) * H * D), biases.copyOfRange(it * H, (it + 1) * H))
             }

@@ -2,7 +2,9 @@ package pocketrank
 
 import org.junit.jupiter.api.Assertions.assertArrayEquals
 import org.junit.jupiter.api.Assertions.assertEquals
+import org.junit.jupiter.api.Assertions.assertFalse
 import org.junit.jupiter.api.Assertions.assertNull
+import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.assertThrows
 import org.junit.jupiter.api.io.TempDir
@@ -64,7 +66,7 @@ class FileStorageTest {
         opened { storage -> events.forEach(storage::add) }
         val log = File(home, "user/events.log")
         val whole = log.readBytes()
-        for (size in whole.size downTo 20) {
+        for (size in whole.size downTo 0) {
             log.writeBytes(whole.copyOf(size))
             val kept = opened { storage ->
                 storage.events.size.also { storage.add(events[0]) }
@@ -134,11 +136,78 @@ class FileStorageTest {
     }
 
     @Test
+    fun `a log of which the power left nothing but zeros, or half a head, is a new one`() {
+        val log = File(home, "user/events.log")
+        opened { }
+        val head = log.readBytes()
+        for (size in head.indices) for (zeros in listOf(0, 1, 50)) {
+            log.writeBytes(head.copyOf(size) + ByteArray(zeros))
+            opened { storage -> storage.add(events[0]) }
+            opened { storage -> assertEquals(1, storage.events.size, "$size and $zeros") }
+        }
+    }
+
+    @Test
+    fun `a folder is open once, whatever is rewritten in it, until it is closed`() {
+        val folder = File(home, "user")
+        val said = "$folder: another storage has it open; close that one, or go on with it"
+        opened { storage ->
+            storage.add(events[0])
+            for (again in 1..2) {
+                assertEquals(said, assertThrows<BadInput> { opened { } }.message)
+                assertTrue(said in inAnotherProcess(folder))
+                storage.clear()
+            }
+            storage.add(events[1])
+        }
+        assertEquals("", inAnotherProcess(folder))
+        opened { storage -> assertEquals(listOf(3L), storage.events.map { it.timeUs }) }
+    }
+
+    @Test
+    fun `what was closed writes over nothing of who has the folder since`() {
+        val closed = opened { storage -> storage.also { it.add(events[0]) } }
+        opened { storage ->
+            storage.add(events[1])
+            storage.pack = byteArrayOf(1)
+            val writing = listOf({ closed.add(events[2]) }, { closed.pack = byteArrayOf(2) }, { closed.drop(9, 9) })
+            for (write in writing) assertThrows<BadInput> { write() }
+        }
+        opened { storage ->
+            assertEquals(2, storage.events.size)
+            assertArrayEquals(byteArrayOf(1), storage.pack)
+        }
+    }
+
+    private fun inAnotherProcess(folder: File): String {
+        val java = File(System.getProperty("java.home"), "bin/java").path
+        val command = listOf(java, "-cp", System.getProperty("java.class.path"), "pocketrank.FileStorageTestKt", "$folder")
+        return ProcessBuilder(command).redirectErrorStream(true).start().inputStream.use { String(it.readBytes()) }
+    }
+
+    @Test
+    fun `a pack that was cut off before it got its place is gone at the next start, and when all is forgotten`() {
+        val draft = File(home, "user/pack.safetensors.new").also { it.parentFile.mkdirs() }
+        draft.writeText("half a pack")
+        opened { storage ->
+            assertFalse(draft.exists())
+            draft.writeText("half a pack")
+            storage.clear()
+            assertFalse(draft.exists())
+        }
+    }
+
+    @Test
     fun `another file in its place is refused, and left as it is`() {
         val log = File(home, "user/events.log").also { it.parentFile.mkdirs() }
         log.writeText("my diary")
         assertThrows<BadInput> { opened { } }
         assertEquals("my diary", log.readText())
+        log.delete()
+        opened { }
         assertThrows<BadInput> { FileStorage(log).close() }
     }
 }
+
+/** Opens a folder, as another process would. */
+fun main(arguments: Array<String>) = FileStorage(File(arguments.single())).close()

@@ -53,7 +53,7 @@ class PackTest {
             val content = if (random.nextBoolean()) flipped(whole, header, random) else reworded(whole, header, words, random)
             try {
                 val pack = Pack.read(content, "p")
-                assertTrue(pack.segments.all { it.scales.all { scale -> scale in 0f..MOST } && it.events > 0 })
+                assertTrue(pack.segments.all { it.scales.all { scale -> scale >= 0 && scale <= MOST } && it.events > 0 })
                 taken++
             } catch (error: BadPack) {
                 assertTrue(error.message!!.lines().size == 1, error.message)

@@ -17,8 +17,9 @@ import java.io.File
 import java.util.concurrent.Executors
 
 /**
- * All work with the ranker, on one thread of its own; answers come back on the UI thread. It lives as long as the
- * process, so a rotation opens nothing again; what a user did is in files, and outlives the process.
+ * All work with the ranker, on one thread of its own, and syncs on another, for which no ranking waits; answers come back
+ * on the UI thread. It lives as long as the process, so a rotation opens nothing again; what a user did is in files, and
+ * outlives the process.
  */
 class Desk private constructor(context: Context) {
     /** One screenful. `milliseconds` is the time that ranking took, reasons not counted. */
@@ -34,14 +35,17 @@ class Desk private constructor(context: Context) {
     private val files = File(context.noBackupFilesDir, "users")
     private val shipped = Shipped(context)
     private val worker = Executors.newSingleThreadExecutor { Thread(it, "ranking") }
+    private val syncing = Executors.newSingleThreadExecutor { Thread(it, "syncing") }
     private val ui = Handler(Looper.getMainLooper())
     private val engine by lazy { OrtEngine() }
     private val bundle by lazy { Bundle.open(shipped.bundle(), shipped.key()?.let(PinnedKey::ofPem)) }
+    private val homes = Homes { user -> Home(File(files, user ?: "nobody"), bundle, engine, user?.let { { shipped.pack(it) } }) }
     private var open: Open? = null
 
-    /** The user whose ranker is open. `lateUs` is how long ago the demo's log ended: its users live on from there. */
-    private class Open(val user: String?, val home: Home, val lateUs: Long) {
+    /** The user who is shown, and their home. */
+    private class Open(val user: String?, val home: Home) {
         val ranker get() = home.ranker
+        val nowUs get() = Ranker.nowUs() - home.lateUs
     }
 
     val users: List<String> get() = shipped.users
@@ -50,7 +54,7 @@ class Desk private constructor(context: Context) {
 
     fun observe(user: String?, item: ItemId, failed: (String) -> Unit, then: (Shown) -> Unit) = work(failed, then) {
         val open = opened(user)
-        open.ranker.observe(item, bundle.manifest.behaviors.getOrElse(1) { "view" }, atUs = nowUs(open))
+        open.ranker.observe(item, bundle.manifest.behaviors.getOrElse(1) { "view" }, atUs = open.nowUs)
         shown(open)
     }
 
@@ -61,9 +65,9 @@ class Desk private constructor(context: Context) {
 
     fun selfTest(failed: (String) -> Unit, then: (Parity) -> Unit) = work(failed, then) { SelfTest(bundle, engine).run() }
 
-    /** Anything else that needs the ranker, such as a sync. */
-    fun <T> with(user: String?, failed: (String) -> Unit, then: (T) -> Unit, what: (Ranker) -> T) =
-        work(failed, then) { what(opened(user).ranker) }
+    /** Does what waits for a server. The user's ranker stays open meanwhile, whoever else is shown. */
+    fun <T> sync(user: String?, failed: (String) -> Unit, then: (T) -> Unit, what: (Ranker) -> T) =
+        syncing.execute { ui.post(answer(failed, then) { homes.with(user) { what(it.ranker) } }) }
 
     private fun <T> work(failed: (String) -> Unit, then: (T) -> Unit, what: () -> T) {
         worker.execute { ui.post(answer(failed, then, what)) }
@@ -71,19 +75,13 @@ class Desk private constructor(context: Context) {
 
     private fun opened(user: String?): Open {
         open?.let { if (it.user == user) return it }
-        open?.home?.close()
+        open?.let { homes.giveBack(it.user) }
         open = null
-        val home = Home(File(files, user ?: "nobody"), bundle, engine, user?.let { { shipped.pack(it) } })
-        val throughUs = home.ranker.stats().through?.timeUs
-        val lateUs = if (throughUs == null) 0 else maxOf(Ranker.nowUs() - throughUs - HOUR_US, 0)
-        val newest = home.storage.events.lastOrNull()?.timeUs ?: Long.MIN_VALUE
-        return Open(user, home, minOf(lateUs, Ranker.nowUs() - newest)).also { open = it }
+        return Open(user, homes.take(user)).also { open = it }
     }
 
-    private fun nowUs(open: Open) = Ranker.nowUs() - open.lateUs
-
     private fun shown(open: Open): Shown {
-        val nowUs = nowUs(open)
+        val nowUs = open.nowUs
         val begin = System.nanoTime()
         val ranking = open.ranker.rank(HITS, nowUs = nowUs)
         val milliseconds = (System.nanoTime() - begin) / 1e6
@@ -95,7 +93,6 @@ class Desk private constructor(context: Context) {
 
     companion object {
         private const val HITS = 10
-        private const val HOUR_US = 3_600_000_000L
         private var desk: Desk? = null
 
         /** The one of this process. */

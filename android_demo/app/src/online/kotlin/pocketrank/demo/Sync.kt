@@ -23,7 +23,7 @@ object Sync {
             .setPositiveButton(R.string.sync) { _, _ ->
                 kept.edit().putString(ADDRESS, "${address.text}").apply() // the token is not kept
                 val isDebug = activity.applicationInfo.flags and ApplicationInfo.FLAG_DEBUGGABLE != 0
-                desk.with(user, say, { said: String -> say(said).also { then() } }) { ranker ->
+                desk.sync(user, say, { said: String -> say(said).also { then() } }) { ranker ->
                     val client = PackClient("${address.text}".trim(), "${token.text}".trim(), insecure = isDebug)
                     told(activity, client.sync(ranker), client)
                 }

@@ -28,13 +28,15 @@ class ReadmeTest {
             File(bundle, "manifest.sig").writeBytes(sign())
         }
         val pack = File(Dump.folder, "rankings/mean/full.safetensors").readBytes()
-        val ranker = Ranker.open(bundle, OrtEngine(), FileStorage(File(files, "user-7")), PinnedKey.ofPem(pem))
+        val storage = FileStorage(File(files, "user-7")) // one at a time has a folder open
+        val ranker = Ranker.open(bundle, OrtEngine(), storage, PinnedKey.ofPem(pem))
         ranker.load(pack, "pack 7") // bytes that the app synced; refused, with the reason, where they do not fit
         ranker.observe(ItemId.of("p-17"), "click") // is on disk when this returns
         for (hit in ranker.rank(k = 10).hits) { // or rank(10, ids), or rank(10, ranker.prepare(ids))
             println("${hit.item} ${hit.score} ${hit.reasons}") // reasons are worked out when asked for
         }
         ranker.close()
+        storage.close() // a ranker leaves it open: a new bundle is a new ranker over the same storage
         assertEquals(listOf(ItemId.of("p-17")), FileStorage(File(files, "user-7")).use { it.events.map { event -> event.item } })
     }
 }

@@ -3,10 +3,13 @@ package pocketrank.sync
 import com.sun.net.httpserver.HttpServer
 import org.junit.jupiter.api.AfterEach
 import org.junit.jupiter.api.Assertions.assertEquals
+import org.junit.jupiter.api.Assertions.assertFalse
+import org.junit.jupiter.api.Assertions.assertTimeoutPreemptively
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.BeforeEach
 import org.junit.jupiter.api.Test
 import org.junit.jupiter.api.assertThrows
+import org.junit.jupiter.api.function.ThrowingSupplier
 import org.junit.jupiter.api.io.TempDir
 import pocketrank.BadInput
 import pocketrank.Dump
@@ -16,8 +19,12 @@ import pocketrank.MemoryStorage
 import pocketrank.Ranker
 import pocketrank.ort.OrtEngine
 import java.io.File
+import java.io.IOException
 import java.net.InetAddress
 import java.net.InetSocketAddress
+import java.net.ServerSocket
+import java.time.Duration
+import kotlin.concurrent.thread
 
 /** Against a server of the JDK's that answers as `pocketrank serve` does. */
 class PackClientTest {
@@ -25,6 +32,7 @@ class PackClientTest {
     private val asked = ArrayList<String>()
     private var status = 200
     private var content = ByteArray(0)
+    private var meanwhile: () -> Unit = {}
     private val storage = MemoryStorage()
     private val ranker = Ranker.open(File(Dump.folder, "bundles/mean"), OrtEngine(), storage)
     private val client by lazy { PackClient("http://127.0.0.1:${server.address.port}/", "a.b.c") }
@@ -35,6 +43,7 @@ class PackClientTest {
         server.createContext("/") { exchange ->
             val headers = exchange.requestHeaders
             asked.add("${exchange.requestURI} ${headers.getFirst("Authorization")} ${headers.getFirst("If-None-Match")}")
+            meanwhile()
             exchange.responseHeaders.set("ETag", "\"1\"")
             exchange.responseHeaders.set("Location", "http://127.0.0.1:${server.address.port}/elsewhere")
             exchange.sendResponseHeaders(status, if (content.isEmpty()) -1 else content.size.toLong())
@@ -141,10 +150,80 @@ class PackClientTest {
     }
 
     @Test
+    fun `what was asked for before the user was forgotten, or the ranker closed, is not taken`() {
+        for (leave in listOf<(Ranker) -> Unit>({ it.forget() }, { it.forget(untilUs = 0) }, { it.close() })) {
+            for ((code, body) in listOf(200 to pack("full"), 410 to gone(untilUs = 10))) {
+                val kept = MemoryStorage()
+                val ranker = Ranker.open(File(Dump.folder, "bundles/mean"), OrtEngine(), kept)
+                status = code
+                content = body
+                meanwhile = {
+                    leave(ranker)
+                    ranker.observe(ItemId.of("item-01"), atUs = 5) // of who uses the phone next
+                }
+                assertEquals(Synced.REFUSED, client.sync(ranker), "$code")
+                assertEquals("the user was forgotten meanwhile, or the ranker closed; sync again", client.problem)
+                assertEquals(listOf(null, 1), listOf(kept.pack, kept.events.size))
+            }
+        }
+        meanwhile = {}
+        status = 200
+        content = pack("full")
+        assertEquals(Synced.NEW, client.sync(ranker))
+    }
+
+    /** Syncs with a server that begins an answer and then sends a byte now and then; gives back the server's thread. */
+    private fun trickled(begin: String): Thread = ServerSocket(0, 1, InetAddress.getLoopbackAddress()).use { slow ->
+        val serving = thread(isDaemon = true) {
+            slow.accept().use { socket ->
+                try {
+                    socket.getOutputStream().write("HTTP/1.1 200 $begin".toByteArray())
+                    while (true) {
+                        Thread.sleep(20)
+                        socket.getOutputStream().write('x'.code)
+                    }
+                } catch (_: IOException) {
+                    // nobody takes it any more
+                }
+            }
+        }
+        val client = PackClient("http://127.0.0.1:${slow.localPort}", "a.b.c")
+        client.wholeMs = 300
+        val found = assertTimeoutPreemptively(Duration.ofSeconds(60), ThrowingSupplier { client.sync(ranker) })
+        assertEquals(Synced.OFFLINE, found, begin)
+        serving
+    }
+
+    @Test
+    fun `a server that sends a byte now and then holds nobody`() {
+        for (begin in listOf("", "OK\r\nX: ")) {
+            val serving = trickled(begin)
+            serving.join(60_000)
+            assertFalse(serving.isAlive, "the connection is still there: $begin")
+        }
+        // Bodies a JVM reads on for a while, by a thread of its own.
+        for (begin in listOf("Content-Length: 99999\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n9;x=")) trickled("OK\r\n$begin")
+    }
+
+    @Test
+    fun `what a network library raises besides is told, and whoever is interrupted has no answer`() {
+        ranker.load(pack("full"), "full")
+        ranker.etag = "no\nheader"
+        assertEquals(Synced.REFUSED, client.sync(ranker))
+        assertTrue(client.problem!!.startsWith("http://127.0.0.1:${server.address.port} cannot be asked: "), client.problem)
+        ranker.etag = null
+        Thread.currentThread().interrupt()
+        assertEquals(Synced.OFFLINE, client.sync(ranker))
+        assertTrue(Thread.interrupted())
+        content = pack("full")
+        assertEquals(Synced.NEW, client.sync(ranker))
+    }
+
+    @Test
     fun `nobody there is no error, and a token goes to no address in the open`() {
         server.stop(0)
         assertEquals(Synced.OFFLINE, client.sync(ranker))
-        for (address in listOf("http://sync.example.org", "ftp://localhost", "localhost", "http://127.0.0.1.example.org", "") + WITH_A_USER) {
+        for (address in listOf("http://sync.example.org", "ftp://localhost", "localhost", "http://127.0.0.1.example.org", "") + NO_ADDRESS) {
             assertThrows<BadInput>(address) { PackClient(address, "a.b.c") }
         }
         PackClient("http://192.0.2.7:8000", "a.b.c", insecure = true)
@@ -160,10 +239,10 @@ class PackClientTest {
             "{\"format\": \"pocketrank.gone/1\", \"until_us\": 9223372036854775807}",
             "{\"format\": \"pocketrank.gone/1\", \"until_us\": 1}" + " ".repeat(1000),
         )
-        val WITH_A_USER = listOf(
+        val NO_ADDRESS = listOf(
             "http://localhost:x@evil.example.org", "http://localhost@evil.example.org", "http://127.0.0.1:80@evil.example.org/",
             "https://localhost:x@evil.example.org", "http://evil.example.org#localhost", "http://evil.example.org?@localhost",
-            "http://localhost\\@evil.example.org", "https://", "https:///v1",
+            "http://localhost\\@evil.example.org", "https://", "https:///v1", "https://sync.example.org:65536", "http://localhost:99999",
         )
     }
 }
