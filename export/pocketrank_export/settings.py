@@ -64,9 +64,8 @@ class ModelConfig:
     content_buckets: int = 8192
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "vectors", "top_items", "layers", "heads", "content_buckets")
+        at_least(self, 1, "width", "vectors", "top_items", "layers", "heads", "content_buckets")
         at_least(self, 0, "encoder_layers", "head_width", "feed_forward", "fusion_heads", "fusion_feed_forward")
-        at_least(self, 2, "width")
         hold("dropout", self.dropout, 0 <= self.dropout < 1, "0 or more, and below 1")
         hold("half_life_s", self.half_life_s, 0 < self.half_life_s < math.inf, "more than 0")
         hold("head", self.head, self.head in ("next_item", "click", "rating"), "'next_item', 'click' or 'rating'")

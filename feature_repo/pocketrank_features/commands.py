@@ -2,6 +2,7 @@
 
 import argparse
 import warnings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pocketrank.errors import UsageError
@@ -9,6 +10,7 @@ from pocketrank.times import moment
 from pocketrank_cli.command import Command, Report
 from pocketrank_features.serving.commands import COMMANDS as SYNC
 
+A_DAY = timedelta(days=1)  # that clocks and zones may differ by
 NOT_FOR_TRAINING_SETS = (
     *("bundle", "as_of", "rebuild", "skip_bad_files", "engine", "explain_policy", "picture"),
     *("master", "partitions", "spark_conf", "spark_log"),
@@ -188,6 +190,12 @@ def _segment(arguments: argparse.Namespace) -> Report:
             raise UsageError(f"--{option.replace('_', '-')} is for --engine spark; give that, or leave it out")
     if arguments.partitions is not None and arguments.partitions < 1:
         raise UsageError(f"--partitions is {arguments.partitions}, wanted 1 or more")
+    today = datetime.now(UTC).replace(microsecond=0)
+    if arguments.as_of is not None and arguments.as_of > today + A_DAY:
+        raise UsageError(
+            f"--as-of {arguments.as_of.isoformat()}: that is to come, and later events would be too late; wanted up to "
+            f"now, {today.isoformat()}"
+        )
     settings = dict(_setting(text) for text in arguments.spark_conf or ())
     wish = Wish(
         bundle_dir=arguments.bundle,

@@ -7,7 +7,7 @@ has what is on disk, an engine does the work, `advance` is what happens to a use
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from pocketrank_features.rows import item_rows
 from pocketrank_features.runs import ITEMS, START_OVER, Plan, Reached, Workplace
 from pocketrank_features.spark_session import SparkWish
 
-A_DAY = timedelta(days=1)  # that clocks and zones may differ by
 FIRST_DAY = "1970-01-02T00:00:00"
 
 
@@ -91,13 +90,7 @@ def segment(project: Project, wish: Wish | None = None) -> Report:
 def planned(reached: Reached, bundle: Bundle, project: Project, buckets: dict[str, list[Path]], wish: Wish) -> Plan:
     """What a run from here is to do; raises as `segment`."""
     starts_over = wish.rebuild or not reached.settings
-    today = datetime.now(UTC).replace(microsecond=0)
-    if wish.as_of is not None and to_us(wish.as_of) > to_us(today + A_DAY):
-        raise UsageError(
-            f"--as-of {wish.as_of.isoformat()}: that is to come, and later events would be too late; wanted up to now, "
-            f"{today.isoformat()}"
-        )
-    now_us = to_us(wish.as_of or today)
+    now_us = to_us(wish.as_of or datetime.now(UTC).replace(microsecond=0))
     engine = engines.choose(wish.engine or reached.settings.get("engine"))
     settings = {**_settings(bundle), "engine": engine, "vectors": project.segments.vectors}
     if not starts_over:

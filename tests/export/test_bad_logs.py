@@ -223,6 +223,7 @@ def test_what_diverges_later_ends_with_the_best_round_before(
 
     monkeypatch.setattr(training.Fit, "training_step", bad_step)
     monkeypatch.setattr(training.Fit, "judge", bad_end)
+    monkeypatch.setattr(training, "LENGTHS", (1.0,))
     write(tmp_path, plain())
     assert main(["train", "--project", str(tmp_path)]) == 0
     assert capsys.readouterr().err == (

@@ -130,7 +130,7 @@ def test_the_model_ranks_merged_segments_as_phones_do(trained: Trained, asked: A
     by_torch, by_ring = (by_model(loud.model)(one.batch(), one) for one in (part, ring))
     by_device = by_phone(Phone.of(loud), 0)(batch, part)
     np.testing.assert_allclose(by_device, by_torch, atol=0.05)  # int8 vectors and whole seconds stand between them
-    assert np.abs(by_device - by_torch).mean() < 0.5 * np.abs(by_device - by_ring).mean()
+    assert np.abs(by_device - by_torch).mean() < 0.8 * np.abs(by_device - by_ring).mean()
 
 
 def test_what_a_project_merges_its_model_is_trained_and_asked_with(

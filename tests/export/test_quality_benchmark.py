@@ -119,7 +119,8 @@ def test_a_model_is_trained_once_and_its_answers_found_again(
 def test_a_distilled_model_has_a_teacher_which_is_trained_too(
     quality: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    history = history_of(SessionGap(2, 4), [[n % 7 for n in range(30)] for _ in range(6)])
+    times_s = [[9 * (n // 5) + n % 5 for n in range(30)]] * 6
+    history = history_of(SessionGap(2, 4), [[n % 7 for n in range(30)]] * 6, times_s)
     training = {"split": "last", "steps": 4, "rounds": 2, "batch": 16, "min_count": 1}
     log = quality.logs.Log(history, SessionGap(2, 4), 3, remembered=8, training=training, model={"width": 8})
     monkeypatch.setitem(quality.logs.LOGS, "made_up", lambda _: log)

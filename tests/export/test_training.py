@@ -176,7 +176,7 @@ def test_settings_that_cannot_be_trained_are_refused_in_one_line(
         *((ModelConfig, {name: -1}) for name in ("encoder_layers", "head_width", "feed_forward", "fusion_heads")),
         *((ModelConfig, {"dropout": value}) for value in (-0.5, 1.0, float("nan"))),
         *((ModelConfig, {"half_life_s": value}) for value in (0.0, -5.0, float("inf"), float("nan"))),
-        (ModelConfig, {"width": 1}),
+        (ModelConfig, {"width": 0}),
         (ModelConfig, {"width": 16, "heads": 32}),
         *((TrainingConfig, {name: 0}) for name in ("steps", "rounds", "batch", "run", "average", "last", "min_count")),
         *((TrainingConfig, {name: -1}) for name in ("per_user", "patience", "seed", "negatives", "weight_decay")),
