@@ -105,6 +105,7 @@ class TrainingConfig:
         weight_decay: of AdamW.
         average: steps whose mean weights are judged and kept; 1 for those of the last alone.
         batch: examples a step.
+        devices: GPUs, or processes where there is none, that share a step's examples; 0 for every GPU there is.
         run: consecutive segments of one user that are examples of the same step and share its encoded past.
         per_user: segments of one user that a pass over the log trains on, about and at most, others in each pass; 0 for
             all. Evaluation counts users alike, and so should training, or the few with the longest histories decide.
@@ -137,6 +138,7 @@ class TrainingConfig:
     weight_decay: float = 0.01
     average: int = 1
     batch: int = 192
+    devices: int = 1
     run: int = 8
     per_user: int = 16
     holdout: float = 0.1
@@ -155,7 +157,7 @@ class TrainingConfig:
         hold("target", self.target, self.target in ("session", "next"), "'session' or 'next'")
         hold("split", self.split, self.split in ("time", "last"), "'time' or 'last'")
         at_least(self, 1, "last", "steps", "rounds", "average", "batch", "run", "min_count")
-        at_least(self, 0, "negatives", "patience", "per_user", "seed")
+        at_least(self, 0, "negatives", "devices", "patience", "per_user", "seed")
         at_least(self, 2, "max_items")
         hold("seed", self.seed, self.seed < 2**32, f"less than {2**32:,}")
         for name in ("holdout", "validation"):

@@ -1,7 +1,7 @@
 """Training batches: runs of consecutive segments of random users, and what is asked in them.
 
 Not the loss. Where segments are cut by count, each pass over the log cuts them elsewhere, so that the place of a border
-means nothing.
+means nothing. Processes that train together share each step's runs among them.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from itertools import count, islice, pairwise
 
 import numpy as np
 import torch
+from torch import distributed
 
 from pocketrank.errors import NotReady
 from pocketrank.groups import begins, spread, starts
@@ -30,10 +31,16 @@ def fewer_cached(batch: Batch, random: np.random.Generator) -> Batch:
     return replace(batch, mask=batch.mask * torch.from_numpy(shown))
 
 
+def rank_and_size() -> tuple[int, int]:
+    """This process's place among those that train together, and how many they are."""
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+
+
 class Steps(torch.utils.data.IterableDataset[Batch]):
     """One round of training batches.
 
-    Rounds go on where the last one stopped: every run comes up once before any comes up again.
+    Rounds go on where the last one stopped: every run comes up once before any comes up again. Of processes that train
+    together each takes its share of a step's runs, so that a step is the same however many they are.
     """
 
     def __init__(self, builder: Builder, split: Split, config: TrainingConfig) -> None:
@@ -83,6 +90,7 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
 
     def _segments(self, skip: int) -> Iterator[tuple[Builder, Index]]:
         """The segments of step after step, for ever, from the `skip`-th on; each pass cuts users elsewhere."""
+        rank, size = rank_and_size()
         for number in count():
             random = np.random.default_rng((self.config.seed, number, 1))
             builder = self._shifted(random)
@@ -91,7 +99,8 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
             edges = np.flatnonzero(begins(begun // self.config.batch))  # about `batch` segments a step
             steps = [range(*pair) for pair in pairwise([*edges, len(runs)])]
             for step in steps[skip:]:
-                yield builder, np.concatenate([runs[number] for number in step])
+                share = step[rank % len(step) :: size]  # with more processes than runs, some take the same
+                yield builder, np.concatenate([runs[number] for number in share])
             skip = max(skip - len(steps), 0)
 
     def _shifted(self, random: np.random.Generator) -> Builder:

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessRaisedException
 
+from pocketrank import errors
 from pocketrank.atomic import file_beside
-from pocketrank.errors import Diverged, is_interrupt
+from pocketrank.errors import BadConfig, Diverged, is_interrupt
 from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.heads import Head
@@ -32,6 +34,7 @@ from pocketrank_export.steps import Steps
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 
 MEMORY_RATE = 3e-3  # least learning rate of the item memory by itself
@@ -46,6 +49,11 @@ class Fit(lightning.LightningModule):
         super().__init__()
         self.model, self.head, self.config, self.steps = model, head, config, steps  # steps of all rounds
         self.validation: list[Batch] = []
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come up in a process of its own."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _hush()
 
     def training_step(self, batch: Batch) -> Tensor:
         """The head's loss."""
@@ -64,7 +72,7 @@ class Fit(lightning.LightningModule):
             self.hold(f"weight {name}", value)
         quality = self.head.quality(self.model, self.validation)
         self.hold(f"the validation's {self.head.metric}", torch.tensor(quality))
-        self.log("quality", quality, prog_bar=True)
+        self.log("quality", quality, prog_bar=True, sync_dist=True)  # every process judged it all
         self.validation.clear()
 
     def hold(self, what: str, value: Tensor) -> None:
@@ -134,6 +142,8 @@ class Bar(Callback):
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         """Draw it again."""
+        if not trainer.is_global_zero:
+            return
         done, total = trainer.global_step, module.steps
         filled = 24 * done // total
         found = f"{module.head.metric} {float(trainer.callback_metrics.get('quality', 0.0)):.4f}"
@@ -187,7 +197,6 @@ def fit(
         kept = torch.load(finished, weights_only=True)
         model.load_state_dict(kept["weights"])
         return float(kept["quality"])
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
     if model.fusion is None and model.memory is not None and model.config.head == "next_item":
@@ -198,30 +207,21 @@ def fit(
     module = Fit(model, head, config, config.rounds * len(steps))
     best = ModelCheckpoint(folder, "best", monitor="quality", mode="max", save_last=True, enable_version_counter=False)
     stop = EarlyStopping("quality", mode="max", patience=config.patience)
+    last, kept = folder / "last.ckpt", folder / "best.ckpt"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = lightning.Trainer(
-            max_epochs=config.rounds,
-            accelerator="auto",
-            devices=1,  # `Steps` gives every process the same batches
-            logger=False,
-            callbacks=[Average(config.average), Resumed(steps), best, stop, *([Bar()] if progress else [])],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            gradient_clip_val=1.0,
-        )
-        last = folder / "last.ckpt"
-        with _interruptible(), _last_whole_round(best, builder):
+        _hush()
+        callbacks = [Average(config.average), Resumed(steps), best, stop, *([Bar()] if progress else [])]
+        trainer = _trainer(config, callbacks)
+        with _interruptible(trainer), _last_whole_round(kept, builder), _said_in_one_process():
             trainer.fit(
                 module,
                 torch.utils.data.DataLoader(steps, batch_size=None),
                 torch.utils.data.DataLoader(validation, batch_size=None),
                 ckpt_path=str(last) if last.is_file() else None,
             )
-    weights = torch.load(best.best_model_path, weights_only=False)["state_dict"]
-    model.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
-    quality = shrunk(model, head, validation) or float(best.best_model_score or 0.0)
+    checkpoint = torch.load(kept, weights_only=False)
+    model.load_state_dict({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
+    quality = shrunk(model, head, validation) or float(checkpoint["callbacks"][best.state_key]["best_model_score"])
     with file_beside(finished) as draft:
         torch.save({"weights": model.state_dict(), "quality": quality}, draft)
     return quality
@@ -255,22 +255,70 @@ def _set(parts: list[Tensor], whole: list[Tensor], length: float) -> None:
         part.copy_(length * value)
 
 
+def _trainer(config: TrainingConfig, callbacks: list[Callback]) -> lightning.Trainer:
+    """Lightning's, on one device in this process, on several in one process each: that ends with `fit`.
+
+    Raises:
+        BadConfig: there are not so many.
+    """
+    devices = config.devices or max(torch.cuda.device_count(), 1)
+    try:
+        return lightning.Trainer(
+            max_epochs=config.rounds,
+            accelerator="auto",
+            devices=devices,
+            # A step may have no segment to encode, or no live event: then some weights are not used in it.
+            strategy="ddp_spawn_find_unused_parameters_true" if devices > 1 else "auto",
+            use_distributed_sampler=False,  # `Steps` shares, and all validate
+            logger=False,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            gradient_clip_val=1.0,
+        )
+    except MisconfigurationException as error:
+        said = " ".join(str(error).split())
+        raise BadConfig(f"[training] devices = {devices}: {said}; ask for fewer, or 0 for all there are") from None
+
+
+def _hush() -> None:
+    """Let Lightning, and torch in processes that start from here, say only what is wrong."""
+    for name in ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.simplefilter("ignore")
+
+
 @contextmanager
-def _last_whole_round(best: ModelCheckpoint, builder: Builder) -> Iterator[None]:
+def _said_in_one_process() -> Iterator[None]:
+    """Where one of several processes ended with an error of ours, raise that: only its traceback comes from there."""
+    try:
+        yield
+    except ProcessRaisedException as ended:
+        name, _, said = str(ended).rstrip().rpartition("\n")[2].partition(": ")
+        kind = getattr(errors, name.rpartition(".")[2], None)
+        if kind is None:
+            raise
+        raise kind(said) from None
+
+
+@contextmanager
+def _last_whole_round(kept: Path, builder: Builder) -> Iterator[None]:
     """Where training left the finite numbers, be content with the best round before, if there is one, and say so."""
     try:
         yield
     except Diverged as error:
         largest = float(builder.history.events.score.max(initial=0))
         advice = f", or scale the log's scores, the largest of which is {largest:.3g}" if largest > LARGE else ""
-        if not best.best_model_path:
+        if not kept.is_file():
             raise Diverged(f"{error}{advice}") from None
         sys.stderr.write(f"pocketrank: {error}{advice}; the best round before it is kept\n")
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt: Lightning ignores later ones and exits the process instead."""
+def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Lightning ignores later ones, exits, and leaves its processes behind."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -280,3 +328,5 @@ def _interruptible() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, handler)
+        for process in getattr(trainer.strategy.launcher, "procs", ()):
+            process.kill()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pocketrank.segments import FixedCount, SessionGap
+from pocketrank_export import steps as sharing
 from pocketrank_export.examples import Builder
 from pocketrank_export.history import cut_by_count
 from pocketrank_export.settings import TrainingConfig
@@ -47,6 +48,23 @@ def test_rounds_go_on_where_the_last_one_stopped(target: str) -> None:
     rounds = [[batch.target_row.tolist() for batch in islice(iter(whole), len(whole))] for _ in range(2)]
     again.round = 1
     assert [batch.target_row.tolist() for batch in again] == rounds[1] != rounds[0]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_that_train_together_share_each_step(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(place: tuple[int, int]) -> list[list[int]]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sharing, "rank_and_size", lambda: place)
+            return [segment.tolist() for _, segment in islice(steps_of(False)._segments(0), 30)]
+
+    whole, shares = taken((0, 1)), [taken((rank, size)) for rank in range(size)]
+    assert all(min(map(len, step)) > 0 for step in zip(*shares, strict=True))
+    for alone, *together in zip(whole, *shares, strict=True):
+        found = [segment for share in together for segment in share]
+        assert set(found) == set(alone)
+        # Of a step of so few runs somebody takes what another has.
+        assert len(found) == len(alone) or len(alone) < 2 * size
+    assert any(len(alone) >= 2 * size for alone in whole)
 
 
 def test_training_sees_caches_of_every_size_and_always_the_newest_segments() -> None:

@@ -1,0 +1,86 @@
+"""Several devices share each step: here two processes on the CPU, as several GPUs would be."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketrank import tensors
+from pocketrank_cli.cli import main
+from pocketrank_export import training
+from pocketrank_export.trained import Trained
+
+from .conftest import SETTINGS, write_log
+from .test_bad_logs import scores_at_the_edge_of_float32, write
+
+LONG = SETTINGS.replace("[model]", "[model]\nmemory = false").replace(
+    "steps = 60\nrounds = 2", "steps = 400\nrounds = 20"
+)
+
+
+# Ends with the command's code, and one more for each process that it left behind.
+ENDING = """
+import multiprocessing, sys
+from pocketrank_cli.cli import main
+
+code = main(["train", "--project", sys.argv[1]])
+for child in multiprocessing.active_children():
+    child.join(5)
+sys.exit(code + len(multiprocessing.active_children()))
+"""
+
+
+def test_two_processes_share_the_work_and_are_interrupted_and_gone_on_with_as_one_is(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for root, devices in ((one, 1), (two, 2)):
+        write_log(root / "data" / "events")
+        (root / "pocketrank.toml").write_text(f"{LONG}patience = 20\ndevices = {devices}\n")
+    assert main(["train", "--project", str(one)]) == 0
+
+    command = [sys.executable, "-c", ENDING, str(two)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as begun:
+        while begun.poll() is None and not list(two.glob("model.checkpoints/*/model/last.ckpt")):
+            time.sleep(0.1)
+        begun.send_signal(signal.SIGINT)
+        said = begun.communicate(timeout=60)[1]
+    assert (begun.returncode, said) == (
+        130,
+        "pocketrank: interrupted; run the same `pocketrank train` again to go on\n",
+    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (two / "model.checkpoints").exists()
+    found, wanted = Trained.open(two / "model").validation, Trained.open(one / "model").validation
+    assert found["pocketrank"] == pytest.approx(wanted["pocketrank"], abs=0.05)
+    assert found["pocketrank"] > found["memory_alone"] + 0.2
+    alone, shared = (tensors.read(root / "model" / "weights.safetensors")[0] for root in (one, two))
+    assert not np.array_equal(alone["model.items.weight"], shared["model.items.weight"])
+
+
+def test_what_one_of_two_processes_says_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, scores_at_the_edge_of_float32(), "rating", more="devices = 2")
+    assert main(["train", "--project", str(tmp_path)]) == 1
+    line = capfd.readouterr().err
+    assert line.startswith("pocketrank: Diverged: training, round 1 of 3: the loss is not finite; lower [training] ")
+    assert line.endswith("or scale the log's scores, the largest of which is 1e+38\n")
+    assert not (tmp_path / "model").exists()
+
+
+def test_more_devices_than_there_are_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> None:
+        raise training.MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
+
+    monkeypatch.setattr(training.lightning, "Trainer", refused)
+    write_log(tmp_path / "data" / "events", users=8)
+    (tmp_path / "pocketrank.toml").write_text(f"{SETTINGS}devices = 2\n")
+    assert main(["train", "--project", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        "pocketrank: BadConfig: [training] devices = 2: You requested gpu: [0, 1] But your machine only has: [0]; "
+        "ask for fewer, or 0 for all there are\n"
+    )
