@@ -106,7 +106,7 @@ def live(trial: Trial, pipe: int, seed: int) -> None:
     sync.Server = InPipe  # type: ignore[misc, assignment]
     number = max(trial.observed, default=-1)
     ranker = trial.opened()
-    held = ranker._cache.events()
+    held = ranker._holding.cache.events()
     number = max([number, *(NUMBERS[event.time_us] for event in held)])
     while True:
         step = dice.random()
@@ -158,12 +158,12 @@ def kill(trial: Trial, seed: int) -> str:
 def check(trial: Trial) -> int:
     """Hold what is there against what was told; how many events the last kill left that nobody was told of."""
     with trial.opened() as ranker:
-        assert ranker._cache.set_aside is None
-        intact = ranker._cache._file.do(lambda db: db.execute("PRAGMA integrity_check").fetchall())
+        assert ranker._holding.cache.set_aside is None
+        intact = ranker._holding.cache._file.do(lambda db: db.execute("PRAGMA integrity_check").fetchall())
         assert intact == [("ok",)]
-        there = [NUMBERS[event.time_us] for event in ranker._cache.events()]
+        there = [NUMBERS[event.time_us] for event in ranker._holding.cache.events()]
         assert len(there) == len(set(there))
-        pack = ranker._pack
+        pack = ranker._holding.pack
         covered = [] if pack is None else [n for n in trial.server.when_us if seen(n).time_us <= pack.through[0]]
         missing = trial.observed - {*there, *covered}
         assert not missing, f"lost {sorted(missing)}"
@@ -172,7 +172,7 @@ def check(trial: Trial) -> int:
         assert beyond <= {max(trial.observed, default=-1) + 1}, beyond
         trial.observed |= beyond
         now_us = seen(max(everything, default=0) + 1).time_us
-        memory = ranker._now(now_us).situation.memory
+        memory = ranker._holding.state(now_us).situation.memory
         found = dict(zip(memory.items.tolist(), memory.counts.tolist(), strict=True))
         assert found == Counter(n * 5 % 12 for n in everything), "counted twice, or not at all"
         scores = [hit.score for hit in ranker.rank(k=12, now=from_us(now_us))]

@@ -124,8 +124,8 @@ def soak(work: str, operations: int) -> Facts:
             moved = {name: getattr(first, name) + later_s for name in TIMES}
             version = 0, first.version[1] + later_s * MICROSECONDS
             pack = replace(first, **moved, version=version, through=(now_s * MICROSECONDS, 1))
-            ranker._take({}, None, pack)
-            ranker._cache.commit({}, drop=(pack.through[0], number))
+            ranker._holding.take({}, None, pack)
+            ranker._holding.cache.commit({}, drop=(pack.through[0], number))
         elif step < 0.9998:
             done["reopen"] += 1
             ranker.close()

@@ -101,7 +101,7 @@ class _Graphs:
     """The runs of graphs in a request after an event, their inputs ready as the rivals' are."""
 
     def __init__(self, bundle: Bundle, ranker: Ranker, chosen: np.ndarray) -> None:
-        situation = ranker._now(NOW_S * MICROSECONDS).situation
+        situation = ranker._holding.state(NOW_S * MICROSECONDS).situation
         self.state, self.segments, self.session, self.memory, self.score = (
             engines.load(bundle.folder, name, "onnx") for name in ("state", "segments", "session", "memory", "score")
         )
@@ -166,7 +166,7 @@ def _catalogue_fp32(bundle: Bundle, ranker: Ranker, folder: Path) -> Work:
     model.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
     (folder / "fp32.onnx").write_bytes(model.SerializeToString())
     graph, rows = _large(folder / "fp32.onnx"), np.arange(count)
-    state, _, added = ranker._now(NOW_S * MICROSECONDS).fed
+    state, _, added = ranker._holding.state(NOW_S * MICROSECONDS).fed
     bias = items.bias + added
     wanted = ranker.rank(10, now=NOW_S)
 

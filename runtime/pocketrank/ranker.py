@@ -1,12 +1,10 @@
 """Rank on the device: observe events, rank candidates, say why.
 
-The state is worked out when something changed (an event, a pack, a step of the clock) and kept; a request runs the
-score graph alone.
+What is ranked by, and the state worked out of it, is `holding`'s; a request runs the score graph alone.
 """
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -19,30 +17,26 @@ import numpy.typing as npt
 from pocketrank import engines, sealing, words
 from pocketrank.attributes import Where
 from pocketrank.bundle import Bundle, ItemId
-from pocketrank.cache import FLOOR, NEVER_US, Cache, Observed, Unless
-from pocketrank.clock import CLOCK_STEP_S, Time, clock_us
-from pocketrank.deadline import Deadline, Pace, Wanted
-from pocketrank.encoding import Encoder, fill, fills
-from pocketrank.errors import BadBundle, BadInput, BadPack, BundleMismatch, StoreFailed, UnknownItem
-from pocketrank.fuser import Fuser
+from pocketrank.cache import Cache, Observed
+from pocketrank.clock import Time, clock_us
+from pocketrank.deadline import Deadline, Wanted
+from pocketrank.errors import BadInput, UnknownItem
+from pocketrank.holding import Holding
 from pocketrank.pack import Pack
 from pocketrank.quantise import MOST
 from pocketrank.ranking import Ranking
 from pocketrank.reasons import Reason, reasons
-from pocketrank.scoring import Candidates, Scorer
+from pocketrank.scoring import Candidates
 from pocketrank.segments import MICROSECONDS
 from pocketrank.signing import Key
-from pocketrank.situation import Situation, situate
-from pocketrank.state import State
-from pocketrank.synced_bundle import NOW, REFUSED, Opener, opened_bundle
-from pocketrank.timeline import check
+from pocketrank.situation import Situation
+from pocketrank.synced_bundle import REFUSED
 from pocketrank.words import Explanation
 
 if TYPE_CHECKING:
     from pocketrank.sync import Synced
 
 
-Graphs = tuple[Fuser, Scorer, Encoder]
 REAL = int | float | np.integer | np.floating
 SAME_AGAIN = 10_000  # candidates at most that are looked up once for as long as the same ones are asked for
 
@@ -50,22 +44,8 @@ SAME_AGAIN = 10_000  # candidates at most that are looked up once for as long as
 class Ranker:
     """Ranks one user's candidates on the device; safe to call from several threads."""
 
-    def __init__(self, bundle: Bundle, cache: Cache, engine: str, graphs: "Graphs | None" = None) -> None:
-        self.bundle, self.engine = bundle, engine
-        self.refused: str | None = None
-        self._cache, self._lock = cache, cache.lock  # one lock: a fork waits for both
-        self._syncing: tuple[int, threading.Lock] = (0, threading.Lock())
-        self._shipped = bundle.folder
-        self._opener: Opener[Bundle] = Bundle.open
-        self._fuser, self._scorer, self._encoder = graphs or _graphs(bundle, engine)
-        self._pace = Pace()
-        self._known: State | None = None
-        self._looked_up: tuple[tuple[ItemId, ...], Candidates] | None = None
-        self._before: Situation | None = None
-        self._content: bytes | None = None
-        self._pack: Pack | None = None
-        self._seen, self._pointer = cache.version, cache.fact(NOW)
-        self._read_pack()
+    def __init__(self, holding: Holding) -> None:
+        self._holding = holding
 
     @classmethod
     def open(
@@ -104,12 +84,7 @@ class Ranker:
         try:
             if user is not None:
                 store.belong_to(int(user) if isinstance(user, np.integer) else user)
-            opener = partial(Bundle.open, verify_key=verify_key)
-            seen = store.version, store.fact(NOW)  # before it is opened: what another process changes meanwhile is news
-            found, graphs = opened_bundle(Path(bundle), store, partial(_loaded, opener, chosen))
-            ranker = cls(found, store, chosen, graphs)
-            ranker._shipped, ranker._opener = Path(bundle), opener
-            ranker._seen, ranker._pointer = seen
+            ranker = cls(Holding.open(Path(bundle), store, chosen, partial(Bundle.open, verify_key=verify_key)))
             if pack is not None:
                 ranker.load(pack)
         except BaseException:
@@ -125,17 +100,22 @@ class Ranker:
                 the app itself forgot, by `forget`, it may take in again.
             BundleMismatch: encoded by another model than this bundle.
         """
-        new = Pack.open(Path(pack))
-        with self._lock:
-            self.follow()
-            check(self.bundle, new, str(pack))
-            if new.through[0] <= int(self._cache.fact(FLOOR) or NEVER_US):
-                raise BadPack(f"{pack}: of before the user was forgotten; somebody keeps it for too long")
-            if self._pack is not None and new.version < self._pack.version:
-                raise BadPack(f"{pack}: version {new.version} is older than {self._pack.version}, which is kept")
-            content = new.to_bytes()
-            self._cache.pack = content
-            self._content, self._pack, self._known, self.refused = content, new, None, None
+        self._holding.load(Pack.open(Path(pack)), str(pack))
+
+    @property
+    def bundle(self) -> Bundle:
+        """That is ranked by: a synced one, or else the one that the app came with."""
+        return self._holding.bundle
+
+    @property
+    def engine(self) -> str:
+        """That runs the graphs."""
+        return self._holding.engine
+
+    @property
+    def refused(self) -> str | None:
+        """Why the cached pack is not ranked by; None where it is, or where there is none."""
+        return self._holding.refused
 
     def observe(self, item: ItemId, behavior: str = "view", score: float | None = None, at: Time = None) -> None:
         """Take in one event; it is in the cache when this returns, and otherwise nothing of it.
@@ -155,10 +135,7 @@ class Ranker:
         weight = self.bundle.manifest.weights.get(behavior, 1.0) if score is None else score
         if not isinstance(weight, REAL) or not 0 <= weight <= MOST:
             raise BadInput(f"observe: score is {score!r}, wanted a number of 0 to {MOST:.0e}")
-        event = Observed(clock_us(at), _item_id(item, "observe"), behavior, float(weight))
-        with self._lock:
-            self._cache.add(event)
-            self._known = None
+        self._holding.add(Observed(clock_us(at), _item_id(item, "observe"), behavior, float(weight)))
 
     def rank(
         self,
@@ -200,29 +177,30 @@ class Ranker:
             raise BadInput(f"rank: diversity is {diversity}, wanted 0 to 1")
         if deadline_ms is not None and not 0 < deadline_ms < float("inf"):
             raise BadInput(f"rank: deadline_ms is {deadline_ms}, wanted a number above 0, or None for none")
-        deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3, self._pace)
+        holding = self._holding
+        deadline = None if deadline_ms is None else Deadline(deadline_ms / 1e3, holding.pace)
         now_us = clock_us(now)
-        with self._lock:
-            known = self._now(now_us, deadline)
+        with holding.lock:
+            known = holding.state(now_us, deadline)
             situation, chosen, asked = known.situation, *self._asked(candidates, deadline)
             left_out = self._left_out(situation, exclude_seen, exclude, where or {})
             wanted = Wanted(chosen, left_out, situation, int(k), diversity)
             if deadline is None:
                 rows, is_whole = chosen.rows, True
-                scores = wanted.masked(self._scorer.scores(chosen, *known.fed), rows)
+                scores = wanted.masked(holding.scorer.scores(chosen, *known.fed), rows)
                 top = wanted.hits(scores, rows, self.bundle.items)
             else:
-                rows, scores, is_whole = deadline.scores(self._scorer, wanted, known.fed)
-                with self._pace.measured(wanted.stage, wanted.units(len(rows))):
+                rows, scores, is_whole = deadline.scores(holding.scorer, wanted, known.fed)
+                with holding.pace.measured(wanted.stage, wanted.units(len(rows))):
                     top = wanted.hits(scores, rows, self.bundle.items)
             cut = known.cut(asked, len(chosen) if is_whole else len(rows))
-            by = self._fuser, self._scorer  # kept: another bundle may have taken its place when reasons are asked for
+            by = holding.fuser, holding.scorer  # kept: another bundle may be there when reasons are asked for
             return Ranking(rows[top], scores[top], self._basis(situation), cut, self, situation, by, known.at_us)
 
     def prepare(self, candidates: Sequence[ItemId] | Candidates | None) -> Candidates:
         """Look candidates up once, for many requests among the same ones; arguments as of `rank`."""
         if candidates is None:
-            return self._scorer.all_items
+            return self._holding.scorer.all_items
         if isinstance(candidates, Candidates):
             return candidates.of(self.bundle)
         if isinstance(candidates, str | bytes):
@@ -237,14 +215,14 @@ class Ranker:
             found = self.prepare(candidates)
             return found, len(found)
         ids = tuple(islice(candidates, SAME_AGAIN + 1))
-        if self._looked_up is not None and self._looked_up[0] == ids:
-            found = self._looked_up[1]
+        if self._holding.looked_up is not None and self._holding.looked_up[0] == ids:
+            found = self._holding.looked_up[1]
             return found, len(found)
         fits = len(candidates) if deadline is None else deadline.lookups(len(candidates))
-        with nullcontext() if deadline is None else self._pace.measured("look up", fits):
+        with nullcontext() if deadline is None else self._holding.pace.measured("look up", fits):
             found = self.prepare(candidates if fits == len(candidates) else candidates[:fits])
         if fits == len(candidates) <= SAME_AGAIN:
-            self._looked_up = ids, found
+            self._holding.looked_up = ids, found
         return found, len(found) + len(candidates) - fits
 
     def _left_out(
@@ -275,7 +253,7 @@ class Ranker:
         Raises:
             UnknownItem: the vocabulary lacks the item.
         """
-        with self._lock:
+        with self._holding.lock:
             found = self.rank(1, self.prepare([_item_id(item, "explain")]), now=now)
             if not len(found):
                 count = self.bundle.sizes.I
@@ -294,11 +272,7 @@ class Ranker:
             StoreFailed: the disk cannot be written, and all is still there; or another process is just reading, so that
                 traces may be left until it ends, or this is called once more.
         """
-        with self._lock:
-            self._cache.clear()
-            self._content = self._pack = self.refused = None
-            self._let_go()
-            self._cache.erase()
+        self._holding.forget()
 
     def stats(self, now: Time = None) -> dict[str, Any]:
         """What the ranker has: engine, encoder, segments, live events, remembered items, and what went wrong.
@@ -306,19 +280,19 @@ class Ranker:
         Args:
             now: the clock, which may close the live segment; as `observe` takes it.
         """
-        with self._lock:
-            situation = self._now(clock_us(now)).situation
+        with self._holding.lock:
+            situation = self._holding.state(clock_us(now)).situation
             return {
-                "engine": self.engine,
+                "engine": self._holding.engine,
                 "model_id": self.bundle.manifest.model_id,
                 "encoder_id": self.bundle.manifest.encoder_id,
                 "segments": len(situation.closed),
                 "live_events": len(situation.live),
                 "remembered_items": len(situation.memory.items),
-                "pack_version": None if self._pack is None else list(self._pack.version),
-                "pack_refused": self.refused,
-                "bundle_refused": self._cache.fact(REFUSED),
-                "cache_damaged": self._cache.set_aside,
+                "pack_version": None if self._holding.pack is None else list(self._holding.pack.version),
+                "pack_refused": self._holding.refused,
+                "bundle_refused": self._holding.cache.fact(REFUSED),
+                "cache_damaged": self._holding.cache.set_aside,
             }
 
     def sync(self, url: str, token: str | None = None, **options: Any) -> "Synced":
@@ -328,71 +302,16 @@ class Ranker:
         """
         from pocketrank.sync import sync  # noqa: PLC0415
 
-        return sync(self, url, token, **options)
-
-    def _take(
-        self,
-        facts: Mapping[str, str | None],
-        bundle: Bundle | None = None,
-        pack: Pack | None = None,
-        gone_until_us: int | None = None,
-        unless: Unless = lambda facts, pack: None,
-    ) -> None:
-        """Rank by another bundle, or pack, or without any, from now on: all of it or nothing; what `sync` ends in.
-
-        Raises:
-            BadBundle: the bundle's graphs cannot be loaded. BadPack, BundleMismatch: the pack is not for the bundle.
-                And what `unless` does; see `Cache.commit`.
-        """
-        graphs = None if bundle is None else _graphs(bundle, self.engine)
-        if pack is not None:
-            check(bundle or self.bundle, pack, "the synced pack")
-        with self._lock:
-            self._cache.commit(facts, None if pack is None else pack.to_bytes(), gone_until_us, unless=unless)
-            self._pointer = facts.get(NOW, self._pointer)
-            if bundle is not None and graphs is not None:
-                self._turn_to(bundle, graphs)
-            self._let_go()
-            self._read_pack()
-            if gone_until_us is not None:
-                self._cache.erase()
-
-    def _let_go(self) -> None:
-        """Of all that was worked out of this user's events."""
-        self._known = self._before = self._looked_up = None
-        self._fuser.forget()
-
-    def _turn_to(self, bundle: Bundle, graphs: "Graphs") -> None:
-        self.bundle, (self._fuser, self._scorer, self._encoder) = bundle, graphs
-        self._content = self._before = self._looked_up = None  # the pack is to be held against this bundle
-
-    def follow(self) -> None:
-        """Take in what another process has done to the cache: events, a pack, a bundle. A request begins with it."""
-        with self._lock:
-            try:
-                version = self._cache.version
-            except StoreFailed:  # what is known goes on serving
-                return
-            if version == self._seen:
-                return
-            self._known, pointer = None, self._cache.fact(NOW)
-            if pointer != self._pointer:
-                with suppress(BadBundle):  # the one that is ranked by is in memory, and goes on serving
-                    self._turn_to(
-                        *opened_bundle(self._shipped, self._cache, partial(_loaded, self._opener, self.engine))
-                    )
-            self._read_pack()
-            self._seen, self._pointer = version, pointer
+        return sync(self._holding, url, token, **options)
 
     def changed(self) -> None:
         """Work the state out again at the next request, as after an event."""
-        with self._lock:
-            self._known = None
+        self._holding.changed()
 
     def close(self) -> None:
         """Close the cache."""
-        with self._lock:
-            self._cache.close()
+        with self._holding.lock:
+            self._holding.cache.close()
 
     def __enter__(self) -> "Ranker":
         return self
@@ -400,56 +319,10 @@ class Ranker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read_pack(self) -> None:
-        """Go by the cached pack from now on, where it is for this bundle; as before where it is the same."""
-        content = self._cache.pack
-        if content is not None and content == self._content:
-            return
-        self._content, self._pack, self._known, self.refused = content, None, None, None
-        if content is not None:
-            try:
-                pack = Pack.from_bytes(content, "the cached pack")
-                check(self.bundle, pack, "the cached pack")
-                self._pack = pack
-            except (BadPack, BundleMismatch) as error:
-                self.refused = str(error)
-
-    def _now(self, now_us: int, deadline: Deadline | None = None) -> State:
-        """The situation and the state, worked out again when something changed or the clock made a step.
-
-        With a deadline from as many of the newest segments as fit, and again as soon as more do.
-        """
-        self.follow()
-        step = now_us // (CLOCK_STEP_S * MICROSECONDS)
-        known = self._known
-        if (
-            known is None
-            or known.step != step
-            or (known.is_cut and known.used < self._usable(known.segments, deadline))
-        ):
-            observed = self._cache.events()
-            situation = situate(self.bundle, self._encoder, self._pack, observed, now_us, self._before)
-            self._before, segments = situation, len(situation.closed)
-            situation = situation.newest(self._usable(segments, deadline))
-            size = fill(len(situation.closed), self.bundle.sizes.S)
-            with nullcontext() if deadline is None else self._pace.measured("state", size):
-                state, state_bias = self._fuser.state(situation, now_us)
-            added = self._scorer.remembered(situation.memory, now_us // MICROSECONDS)
-            known = State(step, now_us, situation, segments, (state, state_bias, added))
-            self._known = known
-        return known
-
-    def _usable(self, segments: int, deadline: Deadline | None) -> int:
-        """From how many of the newest segments a state can be worked out in time."""
-        most = self.bundle.sizes.S
-        if deadline is None or not segments:
-            return segments
-        return deadline.segments(segments, fills(segments, most) if self._fuser.gains_by_fewer else [most])
-
     def _reasons(self, ranking: Ranking) -> list[tuple[Reason, ...]]:
         """Of every hit; one thread at a time, as whatever runs a graph."""
         situation, (fuser, scorer), at_us = ranking._situation, ranking._graphs, ranking._at_us
-        with self._lock:
+        with self._holding.lock:
             hits = Candidates.of_rows(situation.bundle, ranking.rows)
             added = scorer.remembered(situation.memory, at_us // MICROSECONDS)
             score = partial(scorer.scores, hits)
@@ -463,17 +336,6 @@ class Ranker:
             "popularity": 1,
         }
         return tuple(name for name, count in there.items() if count)
-
-
-def _loaded(opener: Opener[Bundle], engine: str, folder: Path) -> tuple[Bundle, Graphs]:
-    """A bundle, and what it is ranked by."""
-    bundle = opener(folder)
-    return bundle, _graphs(bundle, engine)
-
-
-def _graphs(bundle: Bundle, engine: str) -> Graphs:
-    fuser, scorer = Fuser.load(bundle, engine), Scorer.load(bundle, engine)
-    return fuser, scorer, Encoder(bundle, engines.load(bundle.folder, "encoder", engine), batch=1)
 
 
 def _item_id(item: ItemId, who: str) -> ItemId:

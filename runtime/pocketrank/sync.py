@@ -6,30 +6,26 @@ Nobody answering is no error: what is there goes on serving, and the next call w
 
 import base64
 import json
-import os
 import random
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 from pocketrank import strict_json
 from pocketrank.bundle import Bundle
 from pocketrank.cache import FLOOR, NEVER_US, SINCE, Cache, Unless
 from pocketrank.errors import BadInput, BadPack, BundleMismatch, PocketRankError, UsageError
+from pocketrank.holding import Holding
 from pocketrank.pack import Pack
 from pocketrank.release import Release, gone_until
 from pocketrank.segments import MICROSECONDS
 from pocketrank.synced_bundle import BEFORE, NOW, REFUSED, assembled, home_of, opened_bundle, pointer, tidied
 from pocketrank.transport import Away, Refused, Reply, Server
-
-if TYPE_CHECKING:
-    from pocketrank.ranker import Ranker
 
 PACK_MOST, RELEASE_MOST, EVENTS_MOST = 1 << 20, 1 << 20, 1 << 16
 EVENTS_AT_ONCE = 500
@@ -74,7 +70,7 @@ class Synced:
 
 
 def sync(
-    ranker: "Ranker",
+    holding: Holding,
     url: str,
     token: str | None = None,
     *,
@@ -85,10 +81,10 @@ def sync(
     now: bool = False,
     insecure: bool = False,
 ) -> Synced:
-    """Sync a ranker.
+    """Bring what a ranker holds up to date, as `Ranker.sync`.
 
     Args:
-        ranker: whose pack, bundle and events.
+        holding: the ranker's: pack, bundle and events.
         url: of a server, or of a folder that `pocketrank publish` wrote.
         token: says to a server who the user is.
         name: of the user's published pack, in place of a token.
@@ -115,13 +111,11 @@ def sync(
         raise UsageError("sync: events are sent to a server, with a token; a published folder takes none")
     server = Server(url, token, attempts, insecure)
     try:
-        if ranker._syncing[0] != os.getpid():  # a sync that was at work as the process was forked is the parent's
-            ranker._syncing = os.getpid(), threading.Lock()
-        syncing = ranker._syncing[1]
+        syncing = holding.syncing  # this one to the end, wherever that is
         if not syncing.acquire(blocking=False):
             return Synced(problems=("another sync of this ranker is at work; let it end",))
         try:
-            return _Sync(ranker, server, token, name, upload, server_sees_all).run(now)
+            return _Sync(holding, server, token, name, upload, server_sees_all).run(now)
         finally:
             syncing.release()
     finally:
@@ -132,7 +126,7 @@ def sync(
 class _Sync:
     """One sync under way."""
 
-    ranker: "Ranker"
+    holding: Holding
     server: Server
     token: str | None
     name: str | None
@@ -144,7 +138,7 @@ class _Sync:
     pack_taken: str = ""  # what became of the pack, where it came together with a bundle
 
     def run(self, now: bool) -> Synced:
-        self.ranker.follow()
+        self.holding.follow()
         self.since = self._fact(SINCE)
         wait_s = float(self._fact("again_s") or 0) - time.time()
         if not now and 0 < wait_s <= LONGEST_WAIT_S:  # more than that: the clock was set back
@@ -218,20 +212,20 @@ class _Sync:
 
     def _drop(self) -> int:
         """Forget what the pack covers for certain: passed by `through` by more than the lateness, and acknowledged."""
-        pack = self.ranker._pack
+        pack = self.holding.pack
         if pack is None:
             return 0
-        before_us = pack.through[0] - self.ranker.bundle.manifest.lateness_s * MICROSECONDS
+        before_us = pack.through[0] - self.holding.bundle.manifest.lateness_s * MICROSECONDS
         number = EVERYTHING if self.server_sees_all else int(self._fact("acknowledged") or 0)
         return self._commit({}, drop=(before_us, number))
 
     # The bundle
 
     def _sync_bundle(self) -> str:
-        release, ranker = self._release(), self.ranker
+        release, holding = self._release(), self.holding
         if release is None:
             return "none"
-        current = ranker.bundle.manifest.model_id
+        current = holding.bundle.manifest.model_id
         if current in release.withdrawn:
             return self._go_back(release)
         if not release.model_id or release.model_id in release.withdrawn:
@@ -243,20 +237,20 @@ class _Sync:
             return "held back"
         if home is None:
             raise BadInput("a cache in memory keeps no bundle; open the ranker with a file as its cache")
-        near = [ranker.bundle.folder, ranker._shipped]
-        bundle = assembled(release, home, near, self._fetch, ranker._opener)
-        facts = {NOW: pointer(bundle, ranker._shipped), BEFORE: self._fact(NOW), REFUSED: None}
+        near = [holding.bundle.folder, holding.shipped]
+        bundle = assembled(release, home, near, self._fetch, holding.opener)
+        facts = {NOW: pointer(bundle, holding.shipped), BEFORE: self._fact(NOW), REFUSED: None}
         return self._switch(bundle, facts, "new", must=False)
 
     def _go_back(self, release: Release) -> str:
         """Leave a bundle that was withdrawn for the one before it, or the app's own."""
-        ranker, before = self.ranker, self._fact(BEFORE)
-        opener, shipped = ranker._opener, ranker._shipped
+        holding, before = self.holding, self._fact(BEFORE)
+        opener, shipped = holding.opener, holding.shipped
         choices = [opened_bundle(shipped, self._cache, opener, (BEFORE,)), opener(shipped)]
         for bundle, fact in zip(choices, (before, None), strict=True):
             if bundle.manifest.model_id not in release.withdrawn:
                 return self._switch(bundle, {NOW: fact, BEFORE: None, REFUSED: None}, "went back", must=True)
-        raise BadInput(f"model {ranker.bundle.manifest.model_id} was withdrawn, and so was every other that is here")
+        raise BadInput(f"model {holding.bundle.manifest.model_id} was withdrawn, and so was every other that is here")
 
     def _switch(self, bundle: Bundle, facts: Facts, status: str, *, must: bool) -> str:
         """Rank by a bundle from now on, with a pack of its encoder: never with vectors of another.
@@ -267,9 +261,9 @@ class _Sync:
             status: to return when it does.
             must: do it without a pack where there is none yet; otherwise wait for one.
         """
-        ranker, encoder_id = self.ranker, bundle.manifest.encoder_id
-        if encoder_id == ranker.bundle.manifest.encoder_id:
-            ranker._take(facts, bundle, unless=self._hold)
+        holding, encoder_id = self.holding, bundle.manifest.encoder_id
+        if encoder_id == holding.bundle.manifest.encoder_id:
+            holding.take(facts, bundle, unless=self._hold)
         else:
             try:
                 found = self._ask(encoder_id, None)
@@ -277,9 +271,9 @@ class _Sync:
                 if not must:
                     raise
                 self.away, found = away, _Found("kept")
-            if found.status == "none" and ranker._pack is not None and not must:
+            if found.status == "none" and holding.pack is not None and not must:
                 return "held back"
-            ranker._take(
+            holding.take(
                 {**facts, "pack_etag": None, **found.facts},
                 bundle,
                 found.pack,
@@ -315,12 +309,12 @@ class _Sync:
     # The pack
 
     def _sync_pack(self) -> str:
-        ranker = self.ranker
-        encoder_id, etag = ranker.bundle.manifest.encoder_id, self._fact("pack_etag")
-        found = self._ask(encoder_id, etag if ranker._pack is not None else None)
+        holding = self.holding
+        encoder_id, etag = holding.bundle.manifest.encoder_id, self._fact("pack_etag")
+        found = self._ask(encoder_id, etag if holding.pack is not None else None)
         is_news = found.pack is not None or found.gone_until_us is not None
         if is_news:
-            ranker._take(found.facts, None, found.pack, found.gone_until_us, self._unless(found.pack))
+            holding.take(found.facts, None, found.pack, found.gone_until_us, self._unless(found.pack))
         return found.status
 
     def _ask(self, encoder_id: str, etag: str | None) -> "_Found":
@@ -330,7 +324,7 @@ class _Sync:
         if self.name is not None:
             path = f"/v1/packs/{encoder}/{self.name[:2]}/{self.name}"
         reply, where = self.server.get(path, PACK_MOST, etag), f"{self.server.where}/v1/pack"
-        floor_us, kept = int(self._fact(FLOOR) or NEVER_US), self.ranker._pack
+        floor_us, kept = int(self._fact(FLOOR) or NEVER_US), self.holding.pack
         if reply.status == 304:
             return _Found("same")
         if reply.status == 404:
@@ -380,7 +374,7 @@ class _Sync:
 
     @property
     def _cache(self) -> Cache:
-        return self.ranker._cache
+        return self.holding.cache
 
     def _fact(self, name: str) -> str | None:
         return self._cache.fact(name)

@@ -213,7 +213,9 @@ def test_reasons_sum_to_the_score_whatever_the_fusion_and_the_engine(
     pack = packs / "full.safetensors" if has_pack else None
     with Ranker.open(dump / "bundles" / kind.name, pack=pack, engine=engine) as ranker:
         ids, names = ranker.bundle.items.ids, ranker.bundle.manifest.behaviors
-        now_s = (1_700_000_000_000_000 if ranker._pack is None else ranker._pack.through[0]) // 1_000_000
+        now_s = (
+            1_700_000_000_000_000 if ranker._holding.pack is None else ranker._holding.pack.through[0]
+        ) // 1_000_000
         for pause in random.choice([0, 20, 2700, 93_600], count).tolist():
             now_s += pause
             item = ids[random.integers(len(ids))] if random.random() < 0.9 else "gone"

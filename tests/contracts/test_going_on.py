@@ -103,7 +103,7 @@ def test_a_phone_comes_to_what_the_server_comes_to(tmp_path: Path, policy: Any, 
         with Ranker.open(folder, pack=tmp_path / "early") as ranker:
             for row in log:  # the phone saw all of it, and counts nothing twice
                 ranker.observe(row["item_id"], row["behavior"], row["score"], from_us(row["timestamp"]))
-            known = ranker._now(end).situation
+            known = ranker._holding.state(end).situation
         closed = known.closed
         assert len(closed) == len(late)
         for name in ("vectors", "scales", "weight", "n_events", "level", "ordinal_first", "ordinal_last", "top_items"):
@@ -133,7 +133,7 @@ def test_a_phone_knows_the_pace_of_events_that_only_the_server_saw(tmp_path: Pat
     with Ranker.open(folder, pack=tmp_path / "early") as ranker:
         for row in log[8:]:
             ranker.observe(row["item_id"], row["behavior"], row["score"], from_us(row["timestamp"]))
-        assert ranker._now(START + 10**6 * US).situation.closed.n_events.tolist() == [4, 4, 1, 2]
+        assert ranker._holding.state(START + 10**6 * US).situation.closed.n_events.tolist() == [4, 4, 1, 2]
 
 
 @pytest.mark.parametrize("compaction", COMPACTIONS, ids=["ring", "log"])

@@ -69,7 +69,7 @@ def test_segments_are_looked_at_once_a_session(project: Project, counted: dict[s
     """And states of a session do not depend on when within a second it was asked for one."""
     now_us = NOW_S * MICROSECONDS
     with Ranker.open(project.bundle_dir) as ranker, Ranker.open(project.bundle_dir) as plain:
-        ranker._fuser = Fuser(counted.__getitem__, is_parted=True)
+        ranker._holding.fuser = Fuser(counted.__getitem__, is_parted=True)
         plain._fuser = Fuser(counted.__getitem__, is_parted=False)
         items = ranker.bundle.items.ids
 
@@ -99,8 +99,8 @@ def test_segments_are_looked_at_once_a_session(project: Project, counted: dict[s
             assert runs_after(begun_us + later_us + 330_000 * number) == (0, 1)
         ranker.forget()
         plain.forget()
-        assert ranker._fuser._last == ([], {})
-        assert ranker._looked_up is None
+        assert ranker._holding.fuser._last == ([], {})
+        assert ranker._holding.looked_up is None
         assert runs_after(begun_us) == (1, 1)
 
 
@@ -162,11 +162,11 @@ def test_a_deadline_leaves_out_no_segment_where_that_wins_nothing(project: Proje
     with Ranker.open(project.bundle_dir) as ranker:
         most = ranker.bundle.sizes.S
         for _ in range(2):  # the very first time is not learned
-            ranker._pace.learn("state", most, 1.0, 1.0)
-        late = Deadline(0.001, ranker._pace)
-        assert ranker._usable(most, late) == most
-        ranker._fuser = Fuser(lambda name: engines.load(project.bundle_dir, name, "onnx"), is_parted=False)
-        assert ranker._usable(most, late) < most
+            ranker._holding.pace.learn("state", most, 1.0, 1.0)
+        late = Deadline(0.001, ranker._holding.pace)
+        assert ranker._holding._usable(most, late) == most
+        ranker._holding.fuser = Fuser(lambda name: engines.load(project.bundle_dir, name, "onnx"), is_parted=False)
+        assert ranker._holding._usable(most, late) < most
 
 
 def test_what_the_server_wants_gone_is_kept_nowhere(project: Project) -> None:
@@ -174,11 +174,11 @@ def test_what_the_server_wants_gone_is_kept_nowhere(project: Project) -> None:
         items = list(ranker.bundle.items.ids[:2])
         ranker.observe(items[0], at=NOW_S)
         ranker.rank(1, items, now=NOW_S)
-        assert ranker._fuser._last != ([], {})
-        assert ranker._looked_up is not None
-        ranker._take({}, gone_until_us=NOW_S * MICROSECONDS + 1)
-        assert ranker._fuser._last == ([], {})
-        assert ranker._looked_up is None
+        assert ranker._holding.fuser._last != ([], {})
+        assert ranker._holding.looked_up is not None
+        ranker._holding.take({}, gone_until_us=NOW_S * MICROSECONDS + 1)
+        assert ranker._holding.fuser._last == ([], {})
+        assert ranker._holding.looked_up is None
 
 
 def test_weights_that_no_product_takes_stay_in_the_file(

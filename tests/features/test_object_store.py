@@ -104,7 +104,7 @@ def test_phones_sync_from_a_bucket_and_a_forgotten_user_is_forgotten_there(
             assert (answer.headers["content-type"], answer.headers["cache-control"]) == (kind, caching)
     with Ranker.open(shop.root / "bundle", cache=tmp_path / "phone.db") as phone:
         assert phone.sync(web, name=name, now=True).pack == "new"
-        assert phone._cache.pack == shop.pack(1)
+        assert phone._holding.cache.pack == shop.pack(1)
         assert phone.sync(web, name=name, now=True).pack == "same"
         shop.run("forget", "1")
         assert published(shop, to, capsys)["gone"] == 1

@@ -82,7 +82,7 @@ def test_phones_sync_from_files_and_a_forgotten_user_is_forgotten_there(
 
     with Ranker.open(shop.root / "bundle", cache=tmp_path / "phone.db") as phone:
         assert phone.sync(web, name=names[1], now=True).pack == "new"
-        assert phone._cache.pack == shop.pack(1)
+        assert phone._holding.cache.pack == shop.pack(1)
         assert phone.sync(web, name=names[1], now=True).bundle == "same"
         shop.run("forget", "1")
         after = published(shop, to, capsys)
@@ -94,7 +94,7 @@ def test_phones_sync_from_files_and_a_forgotten_user_is_forgotten_there(
             phone.observe("p-1", "view", at=at_us / 10**6)
         assert phone.sync(web, name=names[1], now=True).pack == "gone"
         assert phone.stats()["pack_version"] is None
-        assert [event.time_us for _, event in phone._cache.events_after(0, 9)] == [forgotten_us + 10**6]
+        assert [event.time_us for _, event in phone._holding.cache.events_after(0, 9)] == [forgotten_us + 10**6]
         shop.materialise()
         assert published(shop, to, capsys)["written"] == 0
         assert phone.sync(web, name=names[1], now=True).pack == "gone"

@@ -183,6 +183,6 @@ def test_a_user_is_forgotten_on_the_phone_too_and_what_it_still_sends_is_not_kep
     assert found.problems[0].startswith("events: 1 are not taken by the server")
     assert "of before the user was forgotten" in found.problems[0]
     assert phone.stats()["segments"] == 0
-    assert [event.time_us for _, event in phone._cache.events_after(0, 9)] == [forgotten_us + 60 * 10**6]
+    assert [event.time_us for _, event in phone._holding.cache.events_after(0, 9)] == [forgotten_us + 60 * 10**6]
     assert phone.sync(server.url, token, now=True).pack == "gone"
     assert inbox.erase([2]) == 1

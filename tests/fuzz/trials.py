@@ -23,8 +23,6 @@ import onnx
 
 from pocketrank import engines
 from pocketrank.attributes import FILE_NAME as ATTRIBUTES
-from pocketrank.bundle import Bundle
-from pocketrank.cache import Cache
 from pocketrank.errors import BadBundle, BadPack, BundleMismatch
 from pocketrank.pack import Pack
 from pocketrank.ranker import Ranker
@@ -63,7 +61,7 @@ class Bench:
 
     def _ranker(self, seed: Seed) -> Ranker:
         self._lay(seed.files)
-        return Ranker(Bundle.open(self._folder, seed.key), Cache(":memory:"), "onnx")
+        return Ranker.open(self._folder, engine="onnx", verify_key=seed.key)
 
     def run(self, seed: int, number: int) -> tuple[str, Outcome]:
         """Trial `number` of a run, the same every time; what was spoiled, and how it ended."""
@@ -97,7 +95,7 @@ class Bench:
         json.loads(report.json()), str(report).encode()
         if not _is_plain(spoiled[8 : 8 + int.from_bytes(spoiled[:8], "little")]):
             return name, Outcome("ranked", "", "loaded, although JSON readers do not agree on its header")
-        if Pack.open(self._pack).to_bytes() != Pack.from_bytes(ranker._cache.pack or b"", "cached").to_bytes():
+        if Pack.open(self._pack).to_bytes() != Pack.from_bytes(ranker._holding.cache.pack or b"", "cached").to_bytes():
             return name, Outcome("ranked", "", "another pack is cached than was loaded")
         return name, _ranked(ranker)
 
@@ -110,15 +108,14 @@ class Bench:
             key, kind, lies = seed.key, f"{kind}, key demanded", spoiled.files != seed.files
         self._lay(spoiled.files)
         try:
-            opened = Bundle.open(self._folder, key)
             report = inspect_command.INSPECT.run(_namespace(self._folder))
             json.loads(report.json()), str(report).encode()
-            ranker = Ranker(opened, Cache(":memory:"), "onnx")
+            ranker = Ranker.open(self._folder, engine="onnx", verify_key=key)
         except BadBundle as error:
             return kind, _refused(error)
         if not _is_plain((self._folder / M).read_bytes()):
             return kind, Outcome("ranked", "", "opened, although JSON readers do not agree on its manifest")
-        "".join(map(str, opened.items.ids)).encode()  # whatever ranks first must be printable
+        "".join(map(str, ranker.bundle.items.ids)).encode()  # whatever ranks first must be printable
         with contextlib.closing(ranker):
             try:
                 with contextlib.suppress(BadPack, BundleMismatch):

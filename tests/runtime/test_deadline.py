@@ -61,8 +61,10 @@ class Phone:
     def __init__(self, bundle: Path, clock: Clock) -> None:
         self.clock, self.slot_ms, self.item_ms, self.load = clock, 0.01, 0.0001, 1.0
         self.ranker = Ranker.open(bundle)
-        self.ranker._fuser = Fuser(lambda name: Slowed(engines.load(bundle, name, "onnx"), self.state), is_parted=False)
-        self.ranker._scorer = Scorer(self.ranker.bundle, self.slowed)
+        self.ranker._holding.fuser = Fuser(
+            lambda name: Slowed(engines.load(bundle, name, "onnx"), self.state), is_parted=False
+        )
+        self.ranker._holding.scorer = Scorer(self.ranker.bundle, self.slowed)
 
     def slowed(self, name: str, constants: Mapping[str, np.ndarray]) -> Any:
         graph = engines.load(self.ranker.bundle.folder, name, "onnx", constants=constants)
@@ -218,7 +220,7 @@ def test_a_list_of_ids_too_long_to_look_up_is_cut_at_its_end(phone: Phone, monke
 
 def test_an_engine_of_fixed_shapes_scores_whole_chunks(phone: Phone) -> None:
     phone.item_ms = 0.01
-    phone.ranker._scorer._score.batch = 1  # as .tflite: as many candidates a run as its chunk has
+    phone.ranker._holding.scorer._score.batch = 1  # as .tflite: as many candidates a run as its chunk has
     for _ in range(6):
         found = phone.ranker.rank(ITEMS, now=NOW_S, deadline_ms=2)
     assert found.cut is not None

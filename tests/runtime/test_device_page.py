@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketrank import Explanation, Ranker, Ranking, deadline, ranker
+from pocketrank import Explanation, Ranker, Ranking, clock, deadline
 from pocketrank.choosing import LEAST_POOL, POOL, VARIED
 from pocketrank.deadline import Cut
 from pocketrank.words import basis
@@ -36,7 +36,7 @@ def test_every_argument_of_a_request_is_in_its_table() -> None:
 
 
 def test_the_numbers_it_names_are_those_of_the_code() -> None:
-    assert f"`CLOCK_STEP_S` = {ranker.CLOCK_STEP_S}" in PAGE
+    assert f"`CLOCK_STEP_S` = {clock.CLOCK_STEP_S}" in PAGE
     assert f"max({POOL} k, {LEAST_POOL})" in PAGE
     assert f"From hit {VARIED + 1} on" in PAGE
     assert f"At least {deadline.LEAST} of them" in PAGE

@@ -161,11 +161,11 @@ def test_a_file_that_was_removed_is_begun_anew(tmp_path: Path) -> None:
 def refused(ranker: Ranker, events: int = 4000) -> str:
     """Observe until it is refused."""
     for number in range(events):
-        before = len(ranker._cache.events())
+        before = len(ranker._holding.cache.events())
         try:
             ranker.observe(f"p-{number % 12}", at=NOW_S - 1)
         except StoreFailed as error:
-            assert len(ranker._cache.events()) == before
+            assert len(ranker._holding.cache.events()) == before
             return str(error)
     raise AssertionError("none was refused")
 
@@ -173,18 +173,18 @@ def refused(ranker: Ranker, events: int = 4000) -> str:
 def test_a_full_disk_refuses_the_event_and_ranking_goes_on(bundle_dir: Path, tmp_path: Path) -> None:
     with Ranker.open(bundle_dir, tmp_path / "c") as ranker:
         ranker.observe("p-3", at=NOW_S - 60)
-        ranker._cache._file.do(lambda db: db.execute("PRAGMA max_page_count = 12"))
+        ranker._holding.cache._file.do(lambda db: db.execute("PRAGMA max_page_count = 12"))
         said = refused(ranker)
         assert (
             said
             == f"{tmp_path}/c: the cache cannot be used (database or disk is full); check the path, its rights "
             + ("and the disk")
         )
-        there, before = len(ranker._cache.events()), scores(ranker)
+        there, before = len(ranker._holding.cache.events()), scores(ranker)
         assert len(before) == 12
-        ranker._cache._file.do(lambda db: db.execute("PRAGMA max_page_count = 100000"))
+        ranker._holding.cache._file.do(lambda db: db.execute("PRAGMA max_page_count = 100000"))
         ranker.observe("p-4", at=NOW_S)
-        assert len(ranker._cache.events()) == there + 1
+        assert len(ranker._holding.cache.events()) == there + 1
         assert scores(ranker) != before
     with closing(Cache(tmp_path / "c")) as cache:
         assert len(cache.events()) == there + 1
@@ -198,7 +198,7 @@ def test_a_disk_that_does_not_take_what_is_written_refuses_the_event(bundle_dir:
         try:
             assert "the cache cannot be used (" in refused(ranker)
             found = ranker.sync("http://127.0.0.1:9", "t", attempts=1, now=True)  # nobody is there
-            there = len(ranker._cache.events())
+            there = len(ranker._holding.cache.events())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert len(scores(ranker)) == 12
@@ -245,7 +245,7 @@ def test_what_cannot_be_written_to_is_ranked_by_and_events_are_refused(
         if what != "file":
             folder.chmod(0o555)
         with closing(Cache(folder / "c")) as cache:
-            opened._cache, opened._lock = cache, cache.lock
+            opened._holding.cache, opened._holding.lock = cache, cache.lock
             assert opened.stats(NOW_S)["remembered_items"] == 5
             if (what, is_closed) != ("folder", False):  # where all is there that is written to
                 with pytest.raises(StoreFailed, match="the cache cannot be used"):
@@ -325,15 +325,15 @@ def test_a_fork_ranks_and_observes_by_its_parents_ranker(tmp_path: Path, bundle_
 ranker = Ranker.open(bundle, path)
 ranker.observe("p-1", at=1000)
 before = [hit.item for hit in ranker.rank(now=2000)]
-observe(ranker._cache, 0, 100)
+observe(ranker._holding.cache, 0, 100)
 children = []
 for who in range(1, 4):
     if (child := os.fork()) == 0:
         code = 1
         try:
             assert ranker.stats(2000)["remembered_items"] in (1, 2)  # a child before may be done already
-            observe(ranker._cache, who, 100)
-            mine = [e for e in ranker._cache.events() if str(e.item).startswith(f"p-{who}-")]
+            observe(ranker._holding.cache, who, 100)
+            mine = [e for e in ranker._holding.cache.events() if str(e.item).startswith(f"p-{who}-")]
             ranker.observe("p-2", at=1500)
             assert len(ranker.rank(now=2000)) == 10 and len(mine) == 100
             code = 0
@@ -342,10 +342,10 @@ for who in range(1, 4):
         finally:
             os._exit(code)
     children.append(child)
-observe(ranker._cache, 4, 100)
+observe(ranker._holding.cache, 4, 100)
 assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
 assert ranker.stats(2000)["remembered_items"] == 2
-print(len(ranker._cache.events()))
+print(len(ranker._holding.cache.events()))
 """
     assert typed(script, tmp_path / "c", bundle_dir).split() == ["504"]
     with closing(Cache(tmp_path / "c")) as cache:
@@ -435,14 +435,14 @@ def test_a_bundle_that_is_swapped_while_threads_rank_is_ranked_by_whole(
 
         wanted = []
         for bundle in bundles[::-1]:
-            ranker._take({}, bundle)
+            ranker._holding.take({}, bundle)
             wanted.append(scores(ranker))
         assert wanted[0] != wanted[1]
         threads = [threading.Thread(target=rank) for _ in range(3)]
         for thread in threads:
             thread.start()
         for turn in range(30):
-            ranker._take({}, bundles[turn % 2])
+            ranker._holding.take({}, bundles[turn % 2])
         done.set()
         for thread in threads:
             thread.join()
@@ -455,7 +455,7 @@ def test_a_bundle_that_was_left_stays_for_a_ranking_by_it_and_no_longer(bundle_d
     with Ranker.open(bundle_dir) as ranker:
         ranker.observe("p-3", at=NOW_S - 60)
         ranking, left = ranker.rank(2, now=NOW_S), weakref.ref(ranker.bundle)
-        ranker._take({}, Bundle.open(own_bundle))
+        ranker._holding.take({}, Bundle.open(own_bundle))
         assert sum(reason.added for reason in ranking[0].reasons) == pytest.approx(ranking[0].score, abs=1e-5)
         del ranking
         gc.collect()
@@ -483,5 +483,5 @@ def test_a_cache_of_one_user_is_refused_to_another_until_it_is_forgotten(bundle_
 @pytest.mark.parametrize(("durable", "wanted"), [("kill", 1), ("power", 2)])
 def test_what_an_event_outlives_is_a_setting(bundle_dir: Path, tmp_path: Path, durable: str, wanted: int) -> None:
     with Ranker.open(bundle_dir, tmp_path / "c", durable=durable) as ranker:
-        found = ranker._cache._file.do(lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
+        found = ranker._holding.cache._file.do(lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
         assert found == wanted

@@ -119,7 +119,7 @@ def keeps_all(bundle_dir: Path, cache: Path, url: str, slow: Slow) -> None:
         assert (found.offline, found.pack, found.bundle, found.problems) == (True, "kept", "kept", ())
         assert found.again_s > 0
         assert scores(phone) == before
-        assert len(phone._cache.events_after(0, 9)) == 1
+        assert len(phone._holding.cache.events_after(0, 9)) == 1
 
 
 @pytest.mark.parametrize("how", HANGS)

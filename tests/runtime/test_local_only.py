@@ -76,10 +76,10 @@ def test_it_never_holds_more_than_its_slots_and_comes_to_the_same_in_one_go_or_e
             assert step_by_step.stats(event.time_us / MICROSECONDS)["segments"] <= 6
         step_by_step.changed()  # or it would be by the clock of the last event, in the same minute
         wanted = scores(step_by_step, LATER_S)
-        closed = step_by_step._now(round(LATER_S * MICROSECONDS)).situation.closed
+        closed = step_by_step._holding.state(round(LATER_S * MICROSECONDS)).situation.closed
     with Ranker.open(folder, tmp_path / "cache.db") as again:  # as after the app was ended: all of it in one go
         assert scores(again, LATER_S) == wanted
-        kept = again._now(round(LATER_S * MICROSECONDS)).situation.closed
+        kept = again._holding.state(round(LATER_S * MICROSECONDS)).situation.closed
     for name in ("vectors", "scales", "start_us", "end_us", "level", "ordinal_first", "ordinal_last"):
         np.testing.assert_array_equal(getattr(closed, name), getattr(kept, name))
     first = LONG[0].time_us
@@ -90,11 +90,11 @@ def test_it_never_holds_more_than_its_slots_and_comes_to_the_same_in_one_go_or_e
 def test_its_segments_are_those_of_a_job_that_encodes_many_at_once(tmp_path: Path, compaction: dict[str, Any]) -> None:
     folder = write_bundle(tmp_path / "bundle", IDS, slots=6, items_remembered=64, compaction=compaction)
     with Ranker.open(folder) as ranker:
-        phone = watched(ranker, LONG)._now(round(LATER_S * MICROSECONDS)).situation.closed
-        bundle, log = ranker.bundle, columns(ranker.bundle, ranker._cache.events())
+        phone = watched(ranker, LONG)._holding.state(round(LATER_S * MICROSECONDS)).situation.closed
+        bundle, log = ranker.bundle, columns(ranker.bundle, ranker._holding.cache.events())
         cut = bundle.policy.cut(np.zeros(len(log), np.int64), log.time_us)
         done = int(cut.closed_by(round(LATER_S * MICROSECONDS)).sum())
-        job = Encoder(bundle, ranker._encoder.graph, batch=16)
+        job = Encoder(bundle, ranker._holding.encoder.graph, batch=16)
         new = closed_segments(job, log, cut.first[:done], cut.end[:done], np.arange(done))
         start, sizes = np.array([0, 0]), np.array([0, done])
         server = bundle.compaction.compact(kept_of(None, bundle), start, new, sizes, np.array([0])).kept

@@ -219,7 +219,7 @@ def test_a_cached_pack_that_cannot_serve_is_set_aside_at_open_and_stats_says_why
     with Ranker.open(bundle_dir, cache, path) as ranker:
         watched(ranker, DAY)
         if damage == "torn":
-            ranker._cache.pack = path.read_bytes()[:-9]
+            ranker._holding.cache.pack = path.read_bytes()[:-9]
     next_bundle = write_bundle(tmp_path / "next", IDS, items_remembered=64, encoder_id="e2")
     with Ranker.open(bundle_dir if damage == "torn" else next_bundle, cache) as ranker:
         said = ranker.stats()["pack_refused"]
@@ -316,7 +316,7 @@ def test_the_same_candidates_are_looked_up_once_until_they_change_or_the_bundle_
         assert len(looked_up) == 1
         ids[2] = "p-7"
         assert {hit.item for hit in ranker.rank(now=NOW_S, candidates=ids)} == {"p-3", "p-5", "p-7"}
-        ranker._take({}, Bundle.open(own_bundle))
+        ranker._holding.take({}, Bundle.open(own_bundle))
         ranker.rank(now=NOW_S, candidates=ids)
         assert looked_up[1:] == [["p-3", "p-5", "p-7"]] * 2
         monkeypatch.setattr("pocketrank.ranker.SAME_AGAIN", 2)
@@ -342,7 +342,7 @@ def test_ties_go_by_item_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     ids = ["b", "a", 10, "\U0001f600", "\uff5e", 9]  # all of them by id: 9, 10, a, b, U+FF5E, U+1F600
     with Ranker.open(write_bundle(tmp_path / "bundle", ids)) as ranker:
-        monkeypatch.setattr(ranker, "_scorer", Scorer(ranker.bundle, lambda name, constants: Flat()))
+        monkeypatch.setattr(ranker._holding, "scorer", Scorer(ranker.bundle, lambda name, constants: Flat()))
         for k in range(1, 7):
             found = [hit.item for hit in ranker.rank(k, candidates=ids[::-1])]
             assert found == [9, 10, "b", "a", "\uff5e", "\U0001f600"][:k]
@@ -410,7 +410,7 @@ def test_a_time_may_be_a_datetime_or_seconds(bundle_dir: Path, tmp_path: Path) -
             datetime(9999, 12, 31, 23, 59, 59, 7, UTC),
         ):
             ranker.observe("p-1", at=at)
-        times = [event.time_us for event in ranker._cache.events()]
+        times = [event.time_us for event in ranker._holding.cache.events()]
     assert times == [START_S * US] * 3 + [START_S * US + 250_001] * 2 + [253_402_300_799_000_007]
 
 
@@ -454,7 +454,7 @@ def test_scores_as_large_as_may_be_add_up_to_finite_rankings(bundle_dir: Path) -
 def test_a_time_is_the_same_whatever_number_it_comes_as(bundle_dir: Path, kind: Any) -> None:
     with Ranker.open(bundle_dir) as ranker:
         ranker.observe("p-1", at=kind(NOW_S))
-        assert [event.time_us for event in ranker._cache.events()] == [NOW_S * US]
+        assert [event.time_us for event in ranker._holding.cache.events()] == [NOW_S * US]
 
 
 @pytest.mark.parametrize("item", [None, 1.5, True, b"p-1", ["p-1"]])
@@ -488,7 +488,7 @@ def test_integer_ids_stay_integers(tmp_path: Path) -> None:
         ranker.observe(np.int64(10))
         ranker.observe(20)
     with Ranker.open(folder, tmp_path / "c.db") as ranker:
-        assert [event.item for event in ranker._cache.events()] == [10, 20]
+        assert [event.item for event in ranker._holding.cache.events()] == [10, 20]
         assert {hit.item for hit in ranker.rank(9)} == {10, 20, 30}
         assert ranker.stats()["remembered_items"] == 2
 
@@ -498,7 +498,7 @@ def test_scores_come_from_the_behaviours_weights_unless_given(own_bundle: Path) 
     with Ranker.open(own_bundle) as ranker:
         for behavior, score in (("buy", None), ("view", None), ("other", None), ("buy", 2)):
             ranker.observe("p-1", behavior, score)
-        assert [event.score for event in ranker._cache.events()] == [4.0, 0.5, 1.0, 2.0]
+        assert [event.score for event in ranker._holding.cache.events()] == [4.0, 0.5, 1.0, 2.0]
 
 
 def test_a_clock_that_goes_backwards_gives_ages_of_zero(bundle_dir: Path, slow: Slow) -> None:
@@ -523,7 +523,7 @@ def test_the_state_is_worked_out_once_a_step_of_the_clock_and_after_every_change
                 runs.append(inputs)
                 return state.run(inputs)
 
-        ranker._fuser = Fuser(lambda _: Counted(), is_parted=False)
+        ranker._holding.fuser = Fuser(lambda _: Counted(), is_parted=False)
         minute = NOW_S // 60 * 60
         changes = [
             (lambda: None, minute, 1),

@@ -228,13 +228,13 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_cache_holds_what_came_and_may_not_be_dropped_yet(self) -> None:
-        found = [(one.time_us, one.item, one.behavior, one.score) for one in self.ranker._cache.events()]
+        found = [(one.time_us, one.item, one.behavior, one.score) for one in self.ranker._holding.cache.events()]
         events = [one.event for one in self.phone.log]
         assert found == [(event.time_us, event.item, event.behavior, event.score) for event in events]
 
     @invariant()
     def every_event_counts_once_and_segments_are_what_the_policy_cuts(self) -> None:
-        found = self.ranker._now(self.clock_us)
+        found = self.ranker._holding.state(self.clock_us)
         known, step_us = found.situation, CLOCK_STEP_S * US
         assert found.at_us // step_us == self.clock_us // step_us  # a clock closes segments once a step
         kept, live, counts = self.phone.situation(found.at_us)
@@ -271,7 +271,7 @@ class Machine(RuleBasedStateMachine):
         scores = {hit.item: hit.score for hit in hits}
         assert np.isfinite(list(scores.values())).all()
         covered = [] if self.phone.made is None else self.phone.made.covered
-        rest, at_us = self.phone.rest, self.ranker._now(self.clock_us).at_us
+        rest, at_us = self.phone.rest, self.ranker._holding.state(self.clock_us).at_us
         resumes_us = min([at_us, *(one.time_us for one in rest)])
         has_closed = not covered or resumes_us >= covered[-1].time_us + 1800 * US
         if self.slow.policy["kind"] == "session_gap" and self.slow.compaction == RING and has_closed:

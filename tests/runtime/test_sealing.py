@@ -166,7 +166,7 @@ def test_a_reader_in_the_way_of_forgetting_is_said(tmp_path: Path, slow: Slow, b
     """And nobody is ranked for who was forgotten."""
     filled(tmp_path / "c", slow, None)
     with Ranker.open(bundle_dir, tmp_path / "c") as ranker, closing(sqlite3.connect(tmp_path / "c")) as reader:
-        cache = ranker._cache
+        cache = ranker._holding.cache
         ranker.observe("p-1", at=NOW_S)
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM events").fetchone()

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from pocketrank import Ranker, transport
-from pocketrank import ranker as ranker_module
+from pocketrank import Ranker, holding, transport
 from pocketrank.bundle import Bundle
 from pocketrank.cache import Cache
 from pocketrank.errors import BadBundle, BadPack, UsageError
@@ -648,16 +647,16 @@ def test_events_are_sent_once_acknowledged_and_dropped_when_the_pack_covers_them
     before = scores(phone)
     fake.faults = [close, says(500), close]
     assert synced(phone, fake, upload=True).uploaded == 0
-    assert len(phone._cache.events()) == len(LOG)
+    assert len(phone._holding.cache.events()) == len(LOG)
     assert synced(phone, fake, upload=True).uploaded == len(LOG)
     assert [event["item"] for event in fake.events] == [event.item for event in LOG]
     assert len({event["id"] for event in fake.events}) == len(LOG)
     assert synced(phone, fake, upload=True).uploaded == 0
-    assert len(phone._cache.events()) == len(LOG)
+    assert len(phone._holding.cache.events()) == len(LOG)
     fake.packs["e1"] = slow.pack(LOG, until(3)).to_bytes()
     found = synced(phone, fake, upload=True)
     assert found.dropped == 8  # the last one that the pack covers is at its very end: not passed yet
-    assert len(phone._cache.events()) == len(LOG) - 8
+    assert len(phone._holding.cache.events()) == len(LOG) - 8
     after = scores(phone)
     assert [item for item, _ in after] == [item for item, _ in before]
     assert [score for _, score in after] == pytest.approx([score for _, score in before], abs=1e-4)
@@ -671,14 +670,14 @@ def test_what_was_not_acknowledged_or_is_late_stays(own_bundle: Path, tmp_path: 
         fake.packs["e1"] = slow.pack(LOG, until(4)).to_bytes()
         assert synced(phone, fake).dropped == 0
         assert synced(phone, fake, server_sees_all=True).dropped == 8  # three days closed, the last of them too young
-        assert len(phone._cache.events()) == len(LOG) - 8
+        assert len(phone._holding.cache.events()) == len(LOG) - 8
     with Ranker.open(own_bundle, cache=tmp_path / "d") as phone:
         for event in LOG:
             phone.observe(event.item, at=event.time_us / US)
         fake.faults = [says(200, b'{"acknowledged": 3, "refused": []}')]
         found = synced(phone, fake, upload=True)
         assert "did not acknowledge the events; they stay here" in found.problems[0]
-        assert (found.dropped, len(phone._cache.events())) == (0, len(LOG))
+        assert (found.dropped, len(phone._holding.cache.events())) == (0, len(LOG))
 
 
 def test_an_event_that_comes_while_a_sync_is_under_way_is_kept(phone: Ranker, fake: Fake, slow: Slow) -> None:
@@ -690,7 +689,7 @@ def test_an_event_that_comes_while_a_sync_is_under_way_is_kept(phone: Ranker, fa
 
     fake.faults = [observing, observing]
     assert synced(phone, fake).pack == "new"
-    assert len(phone._cache.events()) == 2
+    assert len(phone._holding.cache.events()) == 2
 
 
 def test_what_another_process_synced_is_ranked_by_at_the_next_request(
@@ -710,7 +709,7 @@ def test_what_another_process_synced_is_ranked_by_at_the_next_request(
         assert synced(other, fake).bundle == "new"
     for folder in (tmp_path / "phone.db.bundles").iterdir():
         shutil.rmtree(folder)
-    phone._shipped = tmp_path / "nowhere"
+    phone._holding.shipped = tmp_path / "nowhere"
     assert scores(phone) == wanted
     assert phone.stats(NOW_S)["model_id"] == "m2"
 
@@ -727,7 +726,7 @@ def test_forgetting_on_the_phone_leaves_no_trace_of_syncing(phone: Ranker, fake:
     phone.observe("p-1", at=NOW_S)
     synced(phone, fake, upload=True)
     phone.forget()
-    facts = phone._cache._file.do(phone._cache._facts)
+    facts = phone._holding.cache._file.do(phone._holding.cache._facts)
     assert facts.keys() <= {"bundle", "before", "release", "release_etag", "since"}
     assert synced(phone, fake).pack == "new"
 
@@ -746,7 +745,7 @@ def test_who_is_forgotten_while_a_pack_is_on_its_way_does_not_get_it(
         fake.faults = [lambda _: False, forget]
         found = synced(phone, fake)
         assert (found.pack, found.problems) == ("kept", ("pack: the user was forgotten meanwhile; sync again",))
-        assert (phone.stats(NOW_S)["segments"], phone._cache.pack) == (0, None)
+        assert (phone.stats(NOW_S)["segments"], phone._holding.cache.pack) == (0, None)
     assert synced(phone, fake).pack == "new"
 
 
@@ -780,7 +779,7 @@ def test_a_sync_that_was_overtaken_does_not_put_its_older_pack_in_the_place_of_a
 
     fake.faults = [lambda _: False, overtaken]
     assert "is older than" in synced(phone, fake).problems[0]
-    assert phone._cache.pack == newest
+    assert phone._holding.cache.pack == newest
 
 
 def test_a_bundle_that_another_process_syncs_while_this_one_is_opened_is_followed(
@@ -789,15 +788,15 @@ def test_a_bundle_that_another_process_syncs_while_this_one_is_opened_is_followe
     folder = newer(bundle_dir, tmp_path / "m2", encoder_id="e2")
     fake.packs["e2"] = Slow(folder).pack(LOG, until(3)).to_bytes()
     fake.offer(folder)
-    graphs = ranker_module._graphs
+    graphs = holding.graphs_of
 
     def slowly(bundle: Bundle, engine: str) -> Any:
         found = graphs(bundle, engine)
-        monkeypatch.setattr(ranker_module, "_graphs", graphs)
+        monkeypatch.setattr(holding, "graphs_of", graphs)
         assert synced(phone, fake).bundle == "new"
         return found
 
-    monkeypatch.setattr(ranker_module, "_graphs", slowly)
+    monkeypatch.setattr(holding, "graphs_of", slowly)
     with Ranker.open(bundle_dir, cache=tmp_path / "phone.db") as other:
         stats = other.stats(NOW_S)
         assert (stats["model_id"], stats["segments"], stats["pack_refused"]) == ("m2", 3, None)
@@ -809,14 +808,14 @@ def test_a_synced_bundle_that_this_engine_cannot_load_gives_way_to_the_apps_own(
     fake.offer(newer(bundle_dir, tmp_path / "m2"))
     synced(phone, fake)
     phone.close()
-    graphs = ranker_module._graphs
+    graphs = holding.graphs_of
 
     def of_another_engine(bundle: Bundle, engine: str) -> Any:
         if bundle.manifest.model_id == "m2":
             raise BadBundle("score.tflite: missing")
         return graphs(bundle, engine)
 
-    monkeypatch.setattr(ranker_module, "_graphs", of_another_engine)
+    monkeypatch.setattr(holding, "graphs_of", of_another_engine)
     with Ranker.open(bundle_dir, cache=tmp_path / "phone.db") as again:
         stats = again.stats(NOW_S)
         assert (stats["model_id"], stats["bundle_refused"]) == ("m1", "score.tflite: missing")
@@ -828,7 +827,7 @@ def test_an_etag_that_cannot_be_said_again_is_not_kept(phone: Ranker, fake: Fake
     fake.packs["e1"] = pack
     fake.faults = [lambda _: False, lambda handler: (handler.reply(200, {"ETag": etag}, pack), True)[1]]
     assert synced(phone, fake).pack == "new"
-    assert phone._cache.fact("pack_etag") == ""
+    assert phone._holding.cache.fact("pack_etag") == ""
     assert synced(phone, fake).ok
 
 
@@ -839,7 +838,7 @@ def test_numbers_that_cannot_be_are_refused_in_whatever_an_answer_has(phone: Ran
     fake.faults = [says(200, f'{{"acknowledged": {number}, "refused": []}}'.encode())] if number != "1.5" else []
     found = synced(phone, fake, upload=True)
     assert "answered 410, wanted a pack" in found.problems[-1]
-    assert len(phone._cache.events()) == 1
+    assert len(phone._holding.cache.events()) == 1
 
 
 def test_a_release_that_is_no_utf_8_is_refused(phone: Ranker, fake: Fake) -> None:

@@ -147,7 +147,7 @@ def test_a_ranking_of_somebody_new_says_what_it_goes_by(folder: Path, tmp_path: 
                 ranker.load(saved(Slow(folder).pack([], START_S * US), tmp_path))
             if case == "a pack of another model":
                 pack = Slow(write_bundle(tmp_path / "other", ["milk"], encoder_id="e2")).pack(LOG[:3], NOW_US)
-                ranker._cache.pack = pack.to_bytes()
+                ranker._holding.cache.pack = pack.to_bytes()
         with Ranker.open(folder, tmp_path / f"{case}.db") as ranker:
             found = ranker.rank(5, now=NOW)
             assert (found.basis, words.basis(found.basis)) == (("popularity",), COLD)
