@@ -77,6 +77,7 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
     private var asked: Candidates? = null
     private val askedAt = IntArray(bundle.sizes.I)
     private var requests = 0
+    private var isOpen = true
 
     /**
      * Another number after each [forget] and [close]: what was asked for before is then nobody's. Whoever compares it and
@@ -284,11 +285,12 @@ class Ranker(val bundle: Bundle, engine: Engine, private val storage: Storage = 
         known = null
     }
 
-    /** Closes the graphs. The storage stays open: whoever opened it closes it, or gives it to another ranker. */
+    /** Closes the graphs, once. The storage stays open: whoever opened it closes it, or gives it to another ranker. */
     @Synchronized
     override fun close() {
         epoch++
-        listOf(state, scorer, encoder).forEach(Closeable::close)
+        if (isOpen) listOf(state, scorer, encoder).forEach(Closeable::close)
+        isOpen = false
     }
 
     @Synchronized

@@ -63,6 +63,13 @@ class RankerTest {
         }
     }
 
+    @Test
+    fun `a ranker that is closed again stays closed`() {
+        val ranker = Ranker.open(folder, OrtEngine())
+        repeat(2) { ranker.close() }
+        assertThrows<IllegalStateException> { ranker.rank(nowUs = NOW_US) }
+    }
+
     private companion object {
         const val NOW_US = 1_700_000_000_000_000
         const val DAY_US = 86_400_000_000
