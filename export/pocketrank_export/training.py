@@ -194,9 +194,9 @@ def fit(
     """
     finished = folder / "trained.pt"
     if finished.is_file():  # what comes after it was interrupted
-        kept = torch.load(finished, weights_only=True)
-        model.load_state_dict(kept["weights"])
-        return float(kept["quality"])
+        found = torch.load(finished, weights_only=True)
+        model.load_state_dict(found["weights"])
+        return float(found["quality"])
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
     if model.fusion is None and model.memory is not None and model.config.head == "next_item":
@@ -219,7 +219,7 @@ def fit(
                 torch.utils.data.DataLoader(validation, batch_size=None),
                 ckpt_path=str(last) if last.is_file() else None,
             )
-    checkpoint = torch.load(kept, weights_only=False)
+    checkpoint = torch.load(kept, map_location="cpu", weights_only=False)
     model.load_state_dict({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
     quality = shrunk(model, head, validation) or float(checkpoint["callbacks"][best.state_key]["best_model_score"])
     with file_beside(finished) as draft:
