@@ -80,13 +80,14 @@ def test_what_no_example_sees_is_not_encoded(levels: int) -> None:
         whole, seen = (encode_by_length(model, one, model.item_vectors()) for one in (batch, newest))
     there = newest.cached[newest.mask > 0]
     assert len(there) == 2
-    assert torch.equal(seen[there], whole[there])  # neither is merged, so nothing else is seen
+    same = {"atol": 1e-6, "rtol": 0.0}  # the last bit depends on how many are encoded together, on some processors
+    torch.testing.assert_close(seen[there], whole[there], **same)  # neither is merged, so nothing else is seen
     assert seen[: len(batch.segment_rows)].any(dim=(1, 2)).sum() == 2
     older = replace(batch, mask=batch.mask * torch.tensor([0.0, 1.0, 0.0]))
     with torch.no_grad():
         seen = encode_by_length(model, older, model.item_vectors())
     there = older.cached[older.mask > 0]
-    assert torch.equal(seen[there], whole[there])  # merged ones where there are levels
+    torch.testing.assert_close(seen[there], whole[there], **same)  # merged ones where there are levels
     assert whole.any(dim=(1, 2)).all()
 
 
