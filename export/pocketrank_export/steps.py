@@ -40,7 +40,7 @@ class Steps(torch.utils.data.IterableDataset[Batch]):
     """One round of training batches.
 
     Rounds go on where the last one stopped: every run comes up once before any comes up again. Of processes that train
-    together each takes its share of a step's runs, so that a step is the same however many they are.
+    together each takes its share of a step's runs, so that a step has the same examples however many they are.
     """
 
     def __init__(self, builder: Builder, split: Split, config: TrainingConfig) -> None:

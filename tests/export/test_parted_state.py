@@ -70,7 +70,7 @@ def test_segments_are_looked_at_once_a_session(project: Project, counted: dict[s
     now_us = NOW_S * MICROSECONDS
     with Ranker.open(project.bundle_dir) as ranker, Ranker.open(project.bundle_dir) as plain:
         ranker._holding.fuser = Fuser(counted.__getitem__, is_parted=True)
-        plain._fuser = Fuser(counted.__getitem__, is_parted=False)
+        plain._holding.fuser = Fuser(counted.__getitem__, is_parted=False)
         items = ranker.bundle.items.ids
 
         def runs_after(now_us: int) -> tuple[int, int]:
