@@ -30,7 +30,7 @@ from pocketrank_export.scorers import Scorer, by_model, without_segments
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split, sessions
 from pocketrank_export.trained import memory_only
-from pocketrank_export.training import fit
+from pocketrank_export.training import fit, fit_memory
 
 KEPT = ("ndcg", "hr")
 ROUNDED = ("int8_vectors", "int8_vectors_and_items")  # of `ROUNDINGS`: what packs, and packs and bundles, hold
@@ -89,10 +89,9 @@ def trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingCon
         for one in (model, alone):
             one.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
     vectors = item_vectors(history, train_end, config.width, training.seed)
-    if config.memory and config.fusion != "none":
-        fit(alone, head, builder, split, training, folder / "memory_alone", progress=False)
-    if config.fusion != "none":
-        start_from(model, alone, vectors)
+    if config.memory:
+        fit_memory(alone, head, builder, split, training, folder / "memory", progress=False)
+    start_from(model, alone, vectors)
     progress = sys.stderr.isatty()
     if windows is not None:
         torch.manual_seed(training.seed)

@@ -99,7 +99,7 @@ def train_on(
     Raises:
         NotReady: nothing in the log could choose the best round.
     """
-    from pocketrank_export.training import fit, quality  # noqa: PLC0415  (brings Lightning: seconds)
+    from pocketrank_export.training import fit, fit_memory, quality  # noqa: PLC0415  (brings Lightning: seconds)
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy, slots, remembered = project.segments.cutter(), project.segments.slots, project.memory.items
@@ -130,15 +130,13 @@ def train_on(
     with torch.no_grad():
         alone.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
     if config.memory:
-        before = fit(alone, head, builder, split, training, checkpoints / "memory_alone", progress=progress)
-    else:  # nothing to train: popularity it is
-        before = quality(alone, head, split.validation(builder))
+        fit_memory(alone, head, builder, split, training, checkpoints / "memory", progress=progress)
     has_items = bool(taken.get("items"))  # other items' vectors would be of another space
     vectors = None
     if windows is not None or not has_items:
         vectors = item_vectors(history, train_end, config.width, training.seed)
     start_from(model, alone, None if has_items else vectors)
-    validation = {"memory_alone": before}
+    validation = {}
     if windows is not None:
         torch.manual_seed(training.seed)
         teacher = new_model(teacher_config(config), history.vocabulary, FixedCount(training.teacher), 0, features)
@@ -148,6 +146,11 @@ def train_on(
             teacher, windows, head, split, training, checkpoints / "teacher", progress=progress
         )
     validation["pocketrank"] = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
+    if config.memory:
+        before = fit(alone, head, builder, split, training, checkpoints / "memory_alone", progress=progress)
+    else:  # nothing to train: popularity it is
+        before = quality(alone, head, split.validation(builder))
+    validation["memory_alone"] = before
     return Trained(
         model=catalogue.whole(model, policy, slots).eval(),
         memory_alone=catalogue.whole(alone, policy, slots).eval(),

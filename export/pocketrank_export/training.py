@@ -1,7 +1,7 @@
-"""Fit a model: first item memory and popularity alone, then everything, starting from there.
+"""Fit a model: first item memory beside popularity, then everything, starting from there.
 
-The first stage is the baseline "item memory alone" of the evaluation, trained alike. Loops, checkpoints and progress
-are Lightning's.
+The baseline "item memory alone" of the evaluation goes through both stages, too. Loops, checkpoints and progress are
+Lightning's.
 """
 
 import logging
@@ -37,7 +37,7 @@ with warnings.catch_warnings():
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 
-MEMORY_RATE = 3e-3  # least learning rate of the item memory by itself
+MEMORY_RATE = 3e-3  # least learning rate of a model without a fusion: its weights are few
 LENGTHS = (1.0, 0.75, 0.5, 0.25)  # of a state, as a share of what training made it
 LARGE = 1e6  # scores above this may be why numbers overflow
 
@@ -159,6 +159,18 @@ class Bar(Callback):
         self.on_train_end(trainer, module)
 
 
+def fit_memory(
+    alone: Model, head: Head, builder: Builder, split: Split, config: TrainingConfig, folder: Path, *, progress: bool
+) -> None:
+    """The first stage: item memory alone, of a ranking model beside biases that stay at what is popular.
+
+    Arguments and errors as of `fit`.
+    """
+    alone.bias.requires_grad_(alone.config.head != "next_item")
+    fit(alone, head, builder, split, config, folder, progress)
+    alone.bias.requires_grad_(True)
+
+
 def fit(
     model: Model,
     head: Head,
@@ -171,10 +183,8 @@ def fit(
 ) -> float:
     """Train, keeping the best round's weights in `model`, and in `folder` the newest checkpoint or, in the end, those.
 
-    Of a ranking model without a fusion it trains item memory alone: biases stay where they start, at what is popular,
-    and the few weights learn at MEMORY_RATE at least. Interrupted and called again with the same folder, it goes on
-    from the last round. Where a loss or a weight is no longer finite it ends, says so, and the best round before that
-    is kept.
+    Interrupted and called again with the same folder, it goes on from the last round. Where a loss or a weight is no
+    longer finite it ends, says so, and the best round before that is kept.
 
     Args:
         model: what is trained.
@@ -199,8 +209,7 @@ def fit(
         return float(found["quality"])
     lightning.seed_everything(config.seed, verbose=False)
     torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
-    if model.fusion is None and model.memory is not None and model.config.head == "next_item":
-        model.bias.requires_grad_(False)
+    if model.fusion is None and model.config.head == "next_item":
         config = replace(config, learning_rate=max(config.learning_rate, MEMORY_RATE))
     steps = steps or Steps(builder, split, config)
     validation: Any = [part.batch() for part in split.validation(builder).parts()]
