@@ -232,6 +232,22 @@ def test_a_stage_that_stopped_early_does_not_go_on_where_the_next_was_interrupte
     assert judged == [True, True, False, False]
 
 
+def test_item_memory_alone_goes_through_both_stages_and_trains_its_biases_in_the_second(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, moved = training.fit, []
+
+    def watched(model: Model, *others: object, **named: object) -> float:
+        before = model.bias.detach().clone()
+        found = fit(model, *others, **named)
+        moved.append((model.fusion is None, not torch.equal(model.bias, before)))
+        return found
+
+    monkeypatch.setattr(training, "fit", watched)
+    assert main(["train", "--project", str(shop)]) == 0
+    assert moved == [(True, False), (False, True), (True, True)]
+
+
 def test_a_finished_run_leaves_what_others_need_to_go_on(shop: Path) -> None:
     (shop / "pocketrank.toml").write_text(SETTINGS.replace("steps = 60\nrounds = 2", "steps = 2\nrounds = 1"))
     (shop / "model.checkpoints/of-a-stopped-tune").mkdir(parents=True)
