@@ -39,7 +39,7 @@ def _file(log: Log, data: str, model: str, seed: int, work: str, share: float) -
     if recipe.window and config.target == "session":
         said.append("asked as ours are")  # from when rivals were asked at the start of whole sessions alone
     if shape.fusion == "none":
-        said.append("both stages")  # from when item memory alone was trained in the first only
+        said.append("the better of both stages")  # from when item memory alone was trained in the first only
     digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
     return Path(work) / f"{data}-{model}-{seed}-{digest}.npz"
 

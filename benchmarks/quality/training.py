@@ -30,7 +30,7 @@ from pocketrank_export.scorers import Scorer, by_model, without_segments
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split, sessions
 from pocketrank_export.trained import memory_only
-from pocketrank_export.training import fit, fit_memory
+from pocketrank_export.training import fit, fit_longer, fit_memory
 
 KEPT = ("ndcg", "hr")
 ROUNDED = ("int8_vectors", "int8_vectors_and_items")  # of `ROUNDINGS`: what packs, and packs and bundles, hold
@@ -89,8 +89,9 @@ def trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingCon
         for one in (model, alone):
             one.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
     vectors = item_vectors(history, train_end, config.width, training.seed)
+    before = 0.0
     if config.memory:
-        fit_memory(alone, head, builder, split, training, folder / "memory", progress=False)
+        before = fit_memory(alone, head, builder, split, training, folder / "memory", progress=False)
     start_from(model, alone, vectors)
     progress = sys.stderr.isatty()
     if windows is not None:
@@ -98,7 +99,10 @@ def trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingCon
         teacher = _model(teacher_config(config), windows.builder)
         start_from(teacher, alone, vectors)
         head, _ = distilled(teacher, windows, head, split, training, folder / "teacher", progress=progress)
-    fit(model, head, builder, split, training, folder / "model", progress=progress)
+    if config.fusion == "none":
+        fit_longer(model, before, head, builder, split, training, folder / "model", progress=progress)
+    else:
+        fit(model, head, builder, split, training, folder / "model", progress=progress)
     model.eval()
     others = {}
     if _caches(recipe, config):

@@ -99,7 +99,12 @@ def train_on(
     Raises:
         NotReady: nothing in the log could choose the best round.
     """
-    from pocketrank_export.training import fit, fit_memory, quality  # noqa: PLC0415  (brings Lightning: seconds)
+    from pocketrank_export.training import (  # noqa: PLC0415  (brings Lightning: seconds)
+        fit,
+        fit_longer,
+        fit_memory,
+        quality,
+    )
 
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     policy, slots, remembered = project.segments.cutter(), project.segments.slots, project.memory.items
@@ -129,8 +134,9 @@ def train_on(
     alone = new_model(memory_only(config), history.vocabulary, policy, slots)
     with torch.no_grad():
         alone.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
+    before = 0.0
     if config.memory:
-        fit_memory(alone, head, builder, split, training, checkpoints / "memory", progress=progress)
+        before = fit_memory(alone, head, builder, split, training, checkpoints / "memory", progress=progress)
     has_items = bool(taken.get("items"))  # other items' vectors would be of another space
     vectors = None
     if windows is not None or not has_items:
@@ -147,10 +153,12 @@ def train_on(
         )
     validation["pocketrank"] = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
     if config.memory:
-        before = fit(alone, head, builder, split, training, checkpoints / "memory_alone", progress=progress)
+        folder = checkpoints / "memory_alone"
+        validation["memory_alone"] = fit_longer(
+            alone, before, head, builder, split, training, folder, progress=progress
+        )
     else:  # nothing to train: popularity it is
-        before = quality(alone, head, split.validation(builder))
-    validation["memory_alone"] = before
+        validation["memory_alone"] = quality(alone, head, split.validation(builder))
     return Trained(
         model=catalogue.whole(model, policy, slots).eval(),
         memory_alone=catalogue.whole(alone, policy, slots).eval(),

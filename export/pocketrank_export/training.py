@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -161,14 +162,40 @@ class Bar(Callback):
 
 def fit_memory(
     alone: Model, head: Head, builder: Builder, split: Split, config: TrainingConfig, folder: Path, *, progress: bool
-) -> None:
+) -> float:
     """The first stage: item memory alone, of a ranking model beside biases that stay at what is popular.
 
-    Arguments and errors as of `fit`.
+    Arguments, what it returns, and errors as of `fit`.
     """
     alone.bias.requires_grad_(alone.config.head != "next_item")
-    fit(alone, head, builder, split, config, folder, progress)
+    quality = fit(alone, head, builder, split, config, folder, progress)
     alone.bias.requires_grad_(True)
+    return quality
+
+
+def fit_longer(
+    alone: Model,
+    before: float,
+    head: Head,
+    builder: Builder,
+    split: Split,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    progress: bool,
+) -> float:
+    """The second stage of the baseline "item memory alone", kept where it validates better than the first.
+
+    Arguments and errors as of `fit`; `before` is what the first returned.
+
+    Returns:
+        The better of both.
+    """
+    first = deepcopy(alone.state_dict())
+    quality = fit(alone, head, builder, split, config, folder, progress)
+    if quality <= before:
+        alone.load_state_dict(first)
+    return max(quality, before)
 
 
 def fit(

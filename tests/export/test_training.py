@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -246,6 +247,24 @@ def test_item_memory_alone_goes_through_both_stages_and_trains_its_biases_in_the
     monkeypatch.setattr(training, "fit", watched)
     assert main(["train", "--project", str(shop)]) == 0
     assert moved == [(True, False), (False, True), (True, True)]
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0.3, 1.0), (0.2, 0.0), (0.1, 0.0)])
+def test_item_memory_alone_is_kept_as_it_validates_better(
+    monkeypatch: pytest.MonkeyPatch, after: float, kept: float
+) -> None:
+    model = Model(ModelConfig(fusion="none", width=4), 3, 1, 1, 1)
+
+    def fit(model: Model, *_: object) -> float:
+        with torch.no_grad():
+            model.bias += 1.0
+        return after
+
+    monkeypatch.setattr(training, "fit", fit)
+    nothing: Any = None
+    found = training.fit_longer(model, 0.2, nothing, nothing, nothing, nothing, nothing, progress=False)
+    assert found == max(after, 0.2)
+    assert model.bias.tolist() == [kept] * 3
 
 
 def test_a_finished_run_leaves_what_others_need_to_go_on(shop: Path) -> None:
