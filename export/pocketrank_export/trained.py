@@ -35,7 +35,7 @@ class Trained:
 
     Attributes:
         model: the whole model.
-        memory_alone: item memory and popularity only, trained alike: the baseline.
+        memory_alone: item memory and biases only, trained for as long: the baseline.
         config: how the model was built. training: how it was trained.
         vocabulary: items and behaviours.
         policy: the rule that closes segments.
