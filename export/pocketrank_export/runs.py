@@ -134,9 +134,10 @@ def train_on(
     alone = new_model(memory_only(config), history.vocabulary, policy, slots)
     with torch.no_grad():
         alone.bias.copy_(torch.from_numpy(head.start_bias(history, train_end)))
-    before = 0.0
     if config.memory:
         before = fit_memory(alone, head, builder, split, training, checkpoints / "memory", progress=progress)
+    else:  # nothing to train: popularity it is
+        before = quality(alone, head, split.validation(builder))
     has_items = bool(taken.get("items"))  # other items' vectors would be of another space
     vectors = None
     if windows is not None or not has_items:
@@ -151,14 +152,15 @@ def train_on(
         head, validation["teacher"] = distilled(
             teacher, windows, head, split, training, checkpoints / "teacher", progress=progress
         )
-    validation["pocketrank"] = fit(model, head, builder, split, training, checkpoints / "model", progress=progress)
+    folder = checkpoints / "model"
+    if model.fusion is None:
+        validation["pocketrank"] = fit_longer(model, before, head, builder, split, training, folder, progress=progress)
+    else:
+        validation["pocketrank"] = fit(model, head, builder, split, training, folder, progress=progress)
     if config.memory:
         folder = checkpoints / "memory_alone"
-        validation["memory_alone"] = fit_longer(
-            alone, before, head, builder, split, training, folder, progress=progress
-        )
-    else:  # nothing to train: popularity it is
-        validation["memory_alone"] = quality(alone, head, split.validation(builder))
+        before = fit_longer(alone, before, head, builder, split, training, folder, progress=progress)
+    validation["memory_alone"] = before
     return Trained(
         model=catalogue.whole(model, policy, slots).eval(),
         memory_alone=catalogue.whole(alone, policy, slots).eval(),

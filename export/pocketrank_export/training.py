@@ -184,7 +184,7 @@ def fit_longer(
     *,
     progress: bool,
 ) -> float:
-    """The second stage of the baseline "item memory alone", kept where it validates better than the first.
+    """The second stage of a model without a fusion, kept where it validates better than the first.
 
     Arguments and errors as of `fit`; `before` is what the first returned.
 
