@@ -48,6 +48,7 @@ def _train(arguments: argparse.Namespace) -> Report:
     from pocketrank_export.runs import train  # noqa: PLC0415
 
     trained = train(project, progress=sys.stderr.isatty(), init_from=arguments.init_from)
+    _end_unless_it_leads()
     taken = trained.init_from
     validation, sign = VALIDATION[trained.config.head]
     split = trained.split
@@ -80,10 +81,19 @@ def _train(arguments: argparse.Namespace) -> Report:
     return Report(facts, shown)
 
 
+def _end_unless_it_leads() -> None:
+    """Of processes that trained together one says what came of it."""
+    from pocketrank_export.together import leads  # noqa: PLC0415
+
+    if not leads():
+        sys.exit()
+
+
 def _train_on_set(project: Project, file: Path, begin: float) -> Report:
     from pocketrank_export.refit import refit  # noqa: PLC0415
 
     done = refit(project, file, progress=sys.stderr.isatty())
+    _end_unless_it_leads()
     trained, before = done.trained, done.before
     validation, sign = VALIDATION[trained.config.head]
     facts = {

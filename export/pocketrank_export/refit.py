@@ -24,6 +24,7 @@ from pocketrank_export.model import Model
 from pocketrank_export.runs import builder_of, checkpoints_of, digest_of, discard
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
+from pocketrank_export.together import leads
 from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
@@ -105,9 +106,10 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
         training_set={"encoder_id": found.encoder_id, "sync_delay_s": found.sync_delay_s, "examples": examples},
     )
     is_better = before is None or bool(np.float32(after) > np.float32(before))  # a round is judged in float32
-    if is_better:
+    if is_better and leads():
         refitted.save(project.model_dir)
-    discard(checkpoints)
+    if leads():
+        discard(checkpoints)
     kept = refitted if is_better else old
     return Refitted(kept, refitted.validation, before, is_better, examples, len(found) - examples, found.sync_delay_s)
 

@@ -25,6 +25,7 @@ from pocketrank_export.model import Model
 from pocketrank_export.pretrained import Pretrained, freeze
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
+from pocketrank_export.together import leads
 from pocketrank_export.trained import Trained, memory_only, new_model
 
 
@@ -51,8 +52,9 @@ def train(project: Project, *, progress: bool, init_from: Path | None = None) ->
     digests = [catalogue.digest, "" if start is None else start.sha256]
     checkpoints = checkpoints_of(project, config, training, *filter(None, digests))
     trained = train_on(project, history, catalogue, checkpoints, progress=progress, start=start)
-    trained.save(project.model_dir)
-    discard(checkpoints)
+    if leads():
+        trained.save(project.model_dir)
+        discard(checkpoints)
     return trained
 
 

@@ -105,7 +105,8 @@ class TrainingConfig:
         weight_decay: of AdamW.
         average: steps whose mean weights are judged and kept; 1 for those of the last alone.
         batch: examples a step.
-        devices: GPUs, or processes where there is none, that share a step's examples; 0 for every GPU there is.
+        devices: GPUs, or processes where there is none, that share a step's examples; 0 for every GPU there is. Where
+            `torchrun` starts the processes, it says how many.
         run: consecutive segments of one user that are examples of the same step and share its encoded past.
         per_user: segments of one user that a pass over the log trains on, about and at most, others in each pass; 0 for
             all. Evaluation counts users alike, and so should training, or the few with the longest histories decide.

@@ -10,7 +10,6 @@ from itertools import count, islice, pairwise
 
 import numpy as np
 import torch
-from torch import distributed
 
 from pocketrank.errors import NotReady
 from pocketrank.groups import begins, spread, starts
@@ -19,6 +18,7 @@ from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.history import Index, cut_by_count
 from pocketrank_export.settings import TrainingConfig
 from pocketrank_export.split import Split
+from pocketrank_export.together import rank_and_size
 
 LIVE_AT_MOST = (0, 0, 0, 0, 0, 0, 8, 64)  # live events of a step's examples; mostly none, as when a session begins
 
@@ -29,11 +29,6 @@ def fewer_cached(batch: Batch, random: np.random.Generator) -> Batch:
     at_most = 2 ** random.integers(0, max(slots - 1, 0).bit_length() + 1, len(batch.mask))
     shown = np.arange(slots) >= slots - at_most[:, None]
     return replace(batch, mask=batch.mask * torch.from_numpy(shown))
-
-
-def rank_and_size() -> tuple[int, int]:
-    """This process's place among those that train together, and how many they are."""
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
 
 
 class Steps(torch.utils.data.IterableDataset[Batch]):

@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pocketrank import errors
 from pocketrank.atomic import file_beside
-from pocketrank.errors import BadConfig, Diverged, is_interrupt
+from pocketrank.errors import BadConfig, Diverged, NotReady, is_interrupt
 from pocketrank_export.asked import Asked
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.heads import Head
@@ -31,6 +31,7 @@ from pocketrank_export.model import Model
 from pocketrank_export.settings import TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.steps import Steps
+from pocketrank_export.together import launched, leads, wait_for_all
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -59,7 +60,8 @@ class Fit(lightning.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         """The head's loss."""
         loss = self.head.loss(self.model, batch, self.config.unknown)
-        self.hold("the loss", loss)
+        if launched() is None:  # else all must stop at once: the weights, which they share, are held at the round's end
+            self.hold("the loss", loss)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -136,6 +138,26 @@ class Resumed(Callback):
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """The round after."""
         self.steps.round = checkpoint["epoch"] + 1
+
+
+class OneDisk(Callback):
+    """Holds machines that train together to a folder that they all see: they start from what one of them wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Before anything is read; all stop where one must."""
+        mark = self.folder / "began"
+        if trainer.is_global_zero:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        wait_for_all()
+        if not trainer.strategy.reduce_boolean_decision(mark.is_file()):
+            raise NotReady(
+                f"{self.folder}: not every machine sees what the first one writes there; put the project on a disk "
+                "that all of them share, and start them in it again"
+            )
 
 
 class Bar(Callback):
@@ -228,6 +250,7 @@ def fit(
 
     Raises:
         Diverged: that happened before the first round was whole.
+        NotReady: not all of several machines see the folder.
     """
     finished = folder / "trained.pt"
     if finished.is_file():  # what comes after it was interrupted
@@ -235,7 +258,8 @@ def fit(
         model.load_state_dict(found["weights"])
         return float(found["quality"])
     lightning.seed_everything(config.seed, verbose=False)
-    torch.set_num_threads(max((os.cpu_count() or 1) // 2, 1))  # steps are small: with a thread a core they wait longer
+    here = 1 if (started := launched()) is None else started.processes
+    torch.set_num_threads(max((os.cpu_count() or 1) // 2 // here, 1))  # steps are small: with a thread a core they wait
     if model.fusion is None and model.config.head == "next_item":
         config = replace(config, learning_rate=max(config.learning_rate, MEMORY_RATE))
     steps = steps or Steps(builder, split, config)
@@ -246,7 +270,8 @@ def fit(
     last, kept = folder / "last.ckpt", folder / "best.ckpt"
     with warnings.catch_warnings():
         _hush()
-        callbacks = [Average(config.average), Resumed(steps), best, stop, *([Bar()] if progress else [])]
+        callbacks = [Average(config.average), Resumed(steps), best, stop]
+        callbacks += [OneDisk(folder)] * (started is not None and started.machines > 1) + [Bar()] * progress
         trainer = _trainer(config, callbacks)
         with _interruptible(trainer), _last_whole_round(kept, builder), _said_in_one_process():
             trainer.fit(
@@ -258,8 +283,10 @@ def fit(
     checkpoint = torch.load(kept, map_location="cpu", weights_only=False)
     model.load_state_dict({name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()})
     quality = shrunk(model, head, validation) or float(checkpoint["callbacks"][best.state_key]["best_model_score"])
-    with file_beside(finished) as draft:
-        torch.save({"weights": model.state_dict(), "quality": quality}, draft)
+    if leads():
+        with file_beside(finished) as draft:
+            torch.save({"weights": model.state_dict(), "quality": quality}, draft)
+    wait_for_all()
     return quality
 
 
@@ -294,17 +321,24 @@ def _set(parts: list[Tensor], whole: list[Tensor], length: float) -> None:
 def _trainer(config: TrainingConfig, callbacks: list[Callback]) -> lightning.Trainer:
     """Lightning's, on one device in this process, on several in one process each: that ends with `fit`.
 
+    Where `torchrun` started this process and others, it is one of them, on however many machines.
+
     Raises:
         BadConfig: there are not so many.
     """
-    devices = config.devices or max(torch.cuda.device_count(), 1)
+    # A step may have no segment to encode, or no live event: then some weights are not used in it.
+    devices, machines, strategy = config.devices or max(torch.cuda.device_count(), 1), 1, "auto"
+    if started := launched():
+        (devices, machines), strategy = started, "ddp_find_unused_parameters_true"
+    elif devices > 1:
+        strategy = "ddp_spawn_find_unused_parameters_true"
     try:
         return lightning.Trainer(
             max_epochs=config.rounds,
             accelerator="auto",
             devices=devices,
-            # A step may have no segment to encode, or no live event: then some weights are not used in it.
-            strategy="ddp_spawn_find_unused_parameters_true" if devices > 1 else "auto",
+            num_nodes=machines,
+            strategy=strategy,
             use_distributed_sampler=False,  # `Steps` shares, and all validate
             logger=False,
             callbacks=callbacks,
@@ -349,7 +383,8 @@ def _last_whole_round(kept: Path, builder: Builder) -> Iterator[None]:
         advice = f", or scale the log's scores, the largest of which is {largest:.3g}" if largest > LARGE else ""
         if not kept.is_file():
             raise Diverged(f"{error}{advice}") from None
-        sys.stderr.write(f"pocketrank: {error}{advice}; the best round before it is kept\n")
+        if leads():
+            sys.stderr.write(f"pocketrank: {error}{advice}; the best round before it is kept\n")
 
 
 @contextmanager

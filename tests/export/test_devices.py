@@ -1,6 +1,8 @@
-"""Several devices share each step: here two processes on the CPU, as several GPUs would be."""
+"""Several devices share each step: here two processes on the CPU, as several GPUs, or two machines, would be."""
 
+import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -84,3 +86,59 @@ def test_more_devices_than_there_are_is_one_line(
         "pocketrank: BadConfig: [training] devices = 2: You requested gpu: [0, 1] But your machine only has: [0]; "
         "ask for fewer, or 0 for all there are\n"
     )
+
+
+def started_on_two_machines(*roots: Path) -> list[subprocess.CompletedProcess[str]]:
+    """`torchrun` as two machines would start it, each with one process, in these projects."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = f"{sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --master-port {port}"
+    train = "-m pocketrank_cli.cli train --json --project"
+    begun = [
+        subprocess.Popen(
+            [*torchrun.split(), "--node-rank", str(number), *train.split(), str(root)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, root in enumerate(roots)
+    ]
+    try:
+        said = [each.communicate(timeout=300) for each in begun]
+    finally:
+        for each in begun:
+            each.kill()
+    return [subprocess.CompletedProcess(one.args, one.returncode, *both) for one, both in zip(begun, said, strict=True)]
+
+
+def test_two_machines_share_the_work_and_one_of_them_says_what_came_of_it(tmp_path: Path) -> None:
+    write_log(tmp_path / "data" / "events")
+    (tmp_path / "pocketrank.toml").write_text(SETTINGS)
+    first, second = started_on_two_machines(tmp_path, tmp_path)
+    assert (first.returncode, second.returncode, second.stdout) == (0, 0, ""), first.stderr + second.stderr
+    facts = json.loads(first.stdout)
+    assert facts["validation_ndcg_10"] > 0.4
+    assert Trained.open(tmp_path / "model").validation["pocketrank"] == pytest.approx(
+        facts["validation_ndcg_10"], abs=1e-4
+    )
+    assert not (tmp_path / "model.checkpoints").exists()
+
+
+def test_machines_that_share_no_disk_say_so_at_once(tmp_path: Path) -> None:
+    roots = tmp_path / "one", tmp_path / "two"
+    for root in roots:
+        write_log(root / "data" / "events", users=8)
+        (root / "pocketrank.toml").write_text(SETTINGS)
+    for found, root in zip(started_on_two_machines(*roots), roots, strict=True):
+        assert found.returncode == 1
+        assert "not every machine sees what the first one writes there; put the project on a disk " in found.stderr
+        assert not (root / "model").exists()
+
+
+def test_all_machines_stop_where_the_loss_of_one_is_not_finite(tmp_path: Path) -> None:
+    write(tmp_path, scores_at_the_edge_of_float32(), "rating")
+    for found in started_on_two_machines(tmp_path, tmp_path):
+        assert found.returncode == 1
+        assert "pocketrank: Diverged: training, round 1 of 3: weight " in found.stderr
+    assert not (tmp_path / "model").exists()
