@@ -20,6 +20,7 @@ class Recipe:
         model, training: settings of [model] and [training] that differ.
         slots: S, if another.
         window: a full-sequence model that reads so many of the newest events, and no segments; 0 for ours.
+        events: a step of a full-sequence model has so many times the events of ours.
         without: inputs that are not shown: "behavior", "time" (ages and gaps), "segments".
         network: that makes the state, instead of one of ours.
     """
@@ -28,6 +29,7 @@ class Recipe:
     training: Mapping[str, Any] = field(default_factory=dict)
     slots: int | None = None
     window: int = 0
+    events: float = 1.0
     without: frozenset[str] = frozenset()
     network: type[Fusion] | None = None
 
@@ -80,6 +82,7 @@ MODELS: dict[str, Recipe] = {
     "sasrec_200": sasrec(200),
     "sasrec_200_lr1e-3": sasrec(200, learning_rate=1e-3),
     "sasrec_200_dropout.3": replace(sasrec(200), model={"dropout": 0.3}),
+    "sasrec_200_events_x4": replace(sasrec(200), events=4.0),
     "sasrec_1000": sasrec(1000),
     "gru4rec": Recipe(window=200, network=Recurrent),
     "memory_alone": Recipe(model={"fusion": "none"}),

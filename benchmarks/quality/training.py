@@ -63,8 +63,9 @@ def settings(log: Log, recipe: Recipe, seed: int, share: float) -> tuple[Trainin
     training = TrainingConfig(**{**log.training, **recipe.training, "seed": seed})
     steps = max(round(training.steps * share), training.rounds)
     batch = training.batch
-    if recipe.window:  # as many events a step as ours
-        batch = max(round(batch * len(log.history.user) / len(log.history.segments) / recipe.window), 1)
+    if recipe.window:  # as many events a step as ours, or some times as many
+        events = recipe.events * batch * len(log.history.user) / len(log.history.segments)
+        batch = max(round(events / recipe.window), 1)
     return replace(training, steps=steps, batch=batch, run=min(training.run, batch)), ModelConfig(
         **{**log.model, **recipe.model}
     )

@@ -11,7 +11,7 @@ import pytest
 
 from pocketrank import tensors
 from pocketrank_cli.cli import main
-from pocketrank_export import training
+from pocketrank_export import rounds, training
 
 Row = tuple[str, str, str, int, float]  # user, item, behaviour, day, score
 COLUMNS = ("user_id", "item_id", "behavior", "timestamp", "score")
@@ -203,27 +203,27 @@ def test_a_learning_rate_beyond_any_use_is_refused(tmp_path: Path, capsys: pytes
 def test_what_diverges_later_ends_with_the_best_round_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    step, ends = training.Fit.training_step, training.Fit.judge
+    step, ends = rounds.Fit.training_step, rounds.Fit.judge
     whole: list[dict[str, Any]] = []
 
-    def is_time(fit: training.Fit) -> bool:
+    def is_time(fit: rounds.Fit) -> bool:
         return fit.model.fusion is not None and fit.current_epoch == 1
 
-    def bad_step(self: training.Fit, batch: training.Batch) -> Any:
+    def bad_step(self: rounds.Fit, batch: rounds.Batch) -> Any:
         with monkeypatch.context() as patch:
             if is_time(self) and what == "the loss":
                 patch.setattr(self.head, "loss", lambda model, *_: model.bias.sum() * float("nan"))
             return step(self, batch)
 
-    def bad_end(self: training.Fit) -> None:
+    def bad_end(self: rounds.Fit) -> None:
         if is_time(self):
             self.model.bias.data[0] = float("nan")
         ends(self)
         if self.model.fusion is not None:
             whole.append({name: value.clone() for name, value in self.model.state_dict().items()})
 
-    monkeypatch.setattr(training.Fit, "training_step", bad_step)
-    monkeypatch.setattr(training.Fit, "judge", bad_end)
+    monkeypatch.setattr(rounds.Fit, "training_step", bad_step)
+    monkeypatch.setattr(rounds.Fit, "judge", bad_end)
     monkeypatch.setattr(training, "LENGTHS", (1.0,))
     write(tmp_path, plain())
     assert main(["train", "--project", str(tmp_path)]) == 0

@@ -13,7 +13,7 @@ import pytest
 
 from pocketrank import tensors
 from pocketrank_cli.cli import main
-from pocketrank_export import training
+from pocketrank_export import rounds
 from pocketrank_export.trained import Trained
 
 from .conftest import SETTINGS, write_log
@@ -72,19 +72,36 @@ def test_what_one_of_two_processes_says_is_said_in_one_line(tmp_path: Path, capf
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("torchrun", "asked", "advice"),
+    [
+        ({}, "[training] devices = 2", "ask for fewer, or 0 for all there are"),
+        (
+            {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"},
+            "torchrun --nproc-per-node 4",
+            "start fewer",
+        ),
+    ],
+)
 def test_more_devices_than_there_are_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    torchrun: dict[str, str],
+    asked: str,
+    advice: str,
 ) -> None:
     def refused(**_: object) -> None:
-        raise training.MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
+        raise rounds.MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
 
-    monkeypatch.setattr(training.lightning, "Trainer", refused)
+    monkeypatch.setattr(rounds.lightning, "Trainer", refused)
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     write_log(tmp_path / "data" / "events", users=8)
     (tmp_path / "pocketrank.toml").write_text(f"{SETTINGS}devices = 2\n")
     assert main(["train", "--project", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        "pocketrank: BadConfig: [training] devices = 2: You requested gpu: [0, 1] But your machine only has: [0]; "
-        "ask for fewer, or 0 for all there are\n"
+        f"pocketrank: BadConfig: {asked}: You requested gpu: [0, 1] But your machine only has: [0]; {advice}\n"
     )
 
 

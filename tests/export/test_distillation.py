@@ -10,7 +10,7 @@ import torch
 
 from pocketrank.segments import FixedCount, SessionGap
 from pocketrank_cli.cli import main
-from pocketrank_export import training
+from pocketrank_export import rounds
 from pocketrank_export.distillation import (
     Distilled,
     Teacher,
@@ -148,14 +148,14 @@ def test_a_run_stopped_in_the_student_goes_on_there_with_the_teacher_it_had(
     (shop / "pocketrank.toml").write_text(FEW + more)
     steps: list[tuple[bool, int]] = []
     taught: list[torch.Tensor] = []
-    step, init = training.Fit.training_step, Distilled.__init__
+    step, init = rounds.Fit.training_step, Distilled.__init__
 
-    def watched(self: training.Fit, batch: training.Batch) -> torch.Tensor:
+    def watched(self: rounds.Fit, batch: rounds.Batch) -> torch.Tensor:
         if self.model.fusion is not None:
             steps.append((isinstance(self.head, Distilled), self.current_epoch))
         return step(self, batch)
 
-    def interrupted(self: training.Fit, batch: training.Batch) -> torch.Tensor:
+    def interrupted(self: rounds.Fit, batch: rounds.Batch) -> torch.Tensor:
         if isinstance(self.head, Distilled) and self.current_epoch == 1:
             raise KeyboardInterrupt
         return watched(self, batch)
@@ -166,9 +166,9 @@ def test_a_run_stopped_in_the_student_goes_on_there_with_the_teacher_it_had(
 
     monkeypatch.setattr(Distilled, "__init__", kept)
     with monkeypatch.context() as patch:
-        patch.setattr(training.Fit, "training_step", interrupted)
+        patch.setattr(rounds.Fit, "training_step", interrupted)
         assert main(["train", "--project", str(shop)]) == 130
-    monkeypatch.setattr(training.Fit, "training_step", watched)
+    monkeypatch.setattr(rounds.Fit, "training_step", watched)
     assert main(["train", "--project", str(shop)]) == 0
     assert steps == [(who, epoch) for who in (False, True) for epoch in (0, 1) for _ in range(3)]
     assert torch.equal(*taught)

@@ -18,7 +18,7 @@ from pocketrank import Bundle, engines
 from pocketrank.config import Project
 from pocketrank.quantise import quantise
 from pocketrank_cli.cli import main
-from pocketrank_export import exporting, training
+from pocketrank_export import exporting, rounds, training
 from pocketrank_export.examples import Builder
 from pocketrank_export.refit import given
 from pocketrank_export.runs import builder_of
@@ -220,7 +220,7 @@ def test_an_interrupted_one_leaves_the_model(shop: Path, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     before = everything(shop / "model")
-    monkeypatch.setattr(training.Fit, "training_step", interrupted)
+    monkeypatch.setattr(rounds.Fit, "training_step", interrupted)
     assert train(shop) == 130
     assert everything(shop / "model") == before
 

@@ -13,7 +13,7 @@ from pocketrank.config import Project
 from pocketrank.errors import BadConfig
 from pocketrank.segments import Milestone
 from pocketrank_cli.cli import main
-from pocketrank_export import exporting, training
+from pocketrank_export import exporting, rounds, training
 from pocketrank_export.heads import NextItem
 from pocketrank_export.history import read_history
 from pocketrank_export.model import Model
@@ -35,23 +35,23 @@ def test_interrupted_training_keeps_the_old_model_and_goes_on_from_the_last_roun
     shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[int] = []
-    ends = training.Fit.on_validation_epoch_end
+    ends = rounds.Fit.on_validation_epoch_end
 
-    def stop_after_one(self: training.Fit) -> None:
+    def stop_after_one(self: rounds.Fit) -> None:
         ends(self)
         if self.model.fusion is not None:
             ran.append(self.current_epoch)
 
-    monkeypatch.setattr(training.Fit, "on_validation_epoch_end", stop_after_one)
-    step = training.Fit.training_step
+    monkeypatch.setattr(rounds.Fit, "on_validation_epoch_end", stop_after_one)
+    step = rounds.Fit.training_step
 
-    def interrupted(self: training.Fit, batch: training.Batch) -> object:
+    def interrupted(self: rounds.Fit, batch: rounds.Batch) -> object:
         if self.model.fusion is not None and self.current_epoch == 1:
             raise KeyboardInterrupt
         return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Fit, "training_step", interrupted)
+        patch.setattr(rounds.Fit, "training_step", interrupted)
         assert main(["train", "--project", str(shop)]) == 130
     assert capsys.readouterr().err.strip() == "pocketrank: interrupted; run the same `pocketrank train` again to go on"
     assert not (shop / "model").exists()
@@ -194,7 +194,7 @@ def test_a_setting_out_of_its_range_is_named(section: type, setting: dict[str, f
 
 @pytest.mark.parametrize("steps", range(1, 22))
 def test_the_learning_rate_has_its_peak_in_runs_of_any_length(steps: int) -> None:
-    module = training.Fit(torch.nn.Linear(2, 2), None, TrainingConfig(learning_rate=0.01), steps)
+    module = rounds.Fit(torch.nn.Linear(2, 2), None, TrainingConfig(learning_rate=0.01), steps)
     found = module.configure_optimizers()
     optimizer, schedule = found["optimizer"], found["lr_scheduler"]["scheduler"]
     rates = []
