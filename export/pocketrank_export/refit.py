@@ -7,6 +7,7 @@ other than the trained one starts afresh.
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from pocketrank_export.model import Model
 from pocketrank_export.runs import builder_of, checkpoints_of, digest_of, discard
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
-from pocketrank_export.together import leads
+from pocketrank_export.together import led, meet
 from pocketrank_export.trained import WEIGHTS, Trained, new_model
 from pocketrank_export.training_set import AGAIN, TrainingSet
 
@@ -74,7 +75,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
     """Go on from the project's model on a training set, and write its model folder where that made it better.
 
     Raises:
-        NotReady: no trained model, or no events.
+        NotReady: no trained model, or no events; or, of several machines, one does not see the project of the first.
         BadInput: the file is missing, damaged or no training set, or has nothing to train or to validate on.
         BundleMismatch: the set is of another encoder than the project's model.
         BadBundle: no bundle, which is what says the encoder's id, or an altered one.
@@ -82,6 +83,7 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
     """
     from pocketrank_export.training import fit, quality  # noqa: PLC0415  (brings Lightning: seconds)
 
+    meet(project.root)
     old = Trained.open(project.model_dir)
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     _check_settings(project, config, old.config)
@@ -105,11 +107,10 @@ def refit(project: Project, file: Path, *, progress: bool) -> Refitted:
         validation={"memory_alone": quality(old.memory_alone, head, sessions), "pocketrank": after},
         training_set={"encoder_id": found.encoder_id, "sync_delay_s": found.sync_delay_s, "examples": examples},
     )
-    is_better = before is None or bool(np.float32(after) > np.float32(before))  # a round is judged in float32
-    if is_better and leads():
-        refitted.save(project.model_dir)
-    if leads():
-        discard(checkpoints)
+    is_better = led(lambda: before is None or bool(np.float32(after) > np.float32(before)))  # judged in float32
+    if is_better:
+        led(partial(refitted.save, project.model_dir))
+    led(partial(discard, checkpoints))
     kept = refitted if is_better else old
     return Refitted(kept, refitted.validation, before, is_better, examples, len(found) - examples, found.sync_delay_s)
 

@@ -1,6 +1,10 @@
-"""Rounds of steps, by Lightning: on which devices, what is judged and kept after each, and how they are interrupted."""
+"""Rounds of steps, by Lightning: on which devices, what is judged and kept after each, and how they are interrupted.
+
+Not what is trained in which order, which `training` says.
+"""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -13,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from pocketrank import errors
@@ -23,7 +27,7 @@ from pocketrank_export.heads import Head
 from pocketrank_export.model import Model
 from pocketrank_export.settings import TrainingConfig
 from pocketrank_export.steps import Steps
-from pocketrank_export.together import launched, leads, wait_for_all
+from pocketrank_export.together import launched, leads, led
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -70,9 +74,13 @@ def best_round(
         progress: whether to draw it.
         advice: what is said besides, where numbers are not finite.
 
+    Returns:
+        It.
+
     Raises:
         Diverged: that happened before the first round was whole.
-        NotReady: not all of several machines see the folder.
+        BadConfig: there are not so many devices.
+        NotReady: another process that trains along has ended.
     """
     lightning.seed_everything(config.seed, verbose=False)
     started = launched()
@@ -84,16 +92,15 @@ def best_round(
     last, kept = folder / "last.ckpt", folder / "best.ckpt"
     with warnings.catch_warnings():
         _hush()
-        callbacks = [Average(config.average), Resumed(steps), best, stop]
-        callbacks += [OneDisk(folder)] * (started is not None and started.machines > 1) + [Bar()] * progress
+        callbacks = [Average(config.average), Resumed(steps), best, stop, *([Bar()] if progress else [])]
         trainer = _trainer(config, callbacks)
-        with _interruptible(trainer), _last_whole_round(kept, advice), _said_in_one_process():
+        with _interruptible(trainer), _last_whole_round(kept, advice), _said_in_one_process(), _until_one_ends():
             loaded: Any = validation
             trainer.fit(
                 module,
                 torch.utils.data.DataLoader(steps, batch_size=None),
                 torch.utils.data.DataLoader(loaded, batch_size=None),
-                ckpt_path=str(last) if last.is_file() else None,
+                ckpt_path=str(last) if led(last.is_file) else None,
             )
     found = torch.load(kept, map_location="cpu", weights_only=False)
     weights = {name.removeprefix("model."): value for name, value in found["state_dict"].items()}
@@ -107,6 +114,7 @@ class Fit(lightning.LightningModule):
         super().__init__()
         self.model, self.head, self.config, self.steps = model, head, config, steps  # steps of all rounds
         self.validation: list[Batch] = []
+        self.is_finite = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Come up in a process of its own."""
@@ -116,8 +124,10 @@ class Fit(lightning.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         """The head's loss."""
         loss = self.head.loss(self.model, batch, self.config.unknown)
-        if launched() is None:  # else all must stop at once: the weights, which they share, are held at the round's end
+        if launched() is None:
             self.hold("the loss", loss)
+        else:  # all must stop at once
+            self.is_finite = self.is_finite and bool(torch.isfinite(loss.detach()))
         self.log("loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -127,6 +137,8 @@ class Fit(lightning.LightningModule):
 
     def judge(self) -> None:
         """Log the head's metric, if all is finite; this comes before the round's checkpoint."""
+        if launched() and not self.trainer.strategy.reduce_boolean_decision(self.is_finite):
+            self.hold("the loss", torch.tensor(math.nan))
         for name, value in self.model.named_parameters():
             self.hold(f"weight {name}", value)
         quality = self.head.quality(self.model, self.validation)
@@ -189,26 +201,6 @@ class Resumed(Callback):
         self.steps.round = checkpoint["epoch"] + 1
 
 
-class OneDisk(Callback):
-    """Holds machines that train together to a folder that they all see: they start from what one of them wrote."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Before anything is read; all stop where one must."""
-        mark = self.folder / "began"
-        if trainer.is_global_zero:
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-        wait_for_all()
-        if not trainer.strategy.reduce_boolean_decision(mark.is_file()):
-            raise NotReady(
-                f"{self.folder}: not every machine sees what the first one writes there; put the project on a disk "
-                "that all of them share, and start them in it again"
-            )
-
-
 class Bar(Callback):
     """One line on stderr: steps taken, and the newest validation."""
 
@@ -224,7 +216,8 @@ class Bar(Callback):
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         """Leave the line empty."""
-        sys.stderr.write("\r\033[K")
+        if trainer.is_global_zero:
+            sys.stderr.write("\r\033[K")
 
     def on_exception(self, trainer: Any, module: Any, _: BaseException) -> None:
         """Leave it empty for what is to be said."""
@@ -259,7 +252,7 @@ def _trainer(config: TrainingConfig, callbacks: list[Callback]) -> lightning.Tra
             num_sanity_val_steps=0,
             gradient_clip_val=1.0,
         )
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError) as error:
         said = " ".join(str(error).split())
         if started:
             raise BadConfig(f"torchrun --nproc-per-node {devices}: {said}; start fewer") from None
@@ -285,6 +278,19 @@ def _said_in_one_process() -> Iterator[None]:
         if kind is None:
             raise
         raise kind(said) from None
+
+
+@contextmanager
+def _until_one_ends() -> Iterator[None]:
+    """Say in a line that another process that trains along has ended, which a lost connection is the sign of."""
+    try:
+        yield
+    except RuntimeError as error:
+        if launched() is None or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
+        raise NotReady(
+            "training: another process that trains along has ended; see what it said, and start them all again to go on"
+        ) from None
 
 
 @contextmanager

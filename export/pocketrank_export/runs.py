@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pocketrank_export.model import Model
 from pocketrank_export.pretrained import Pretrained, freeze
 from pocketrank_export.settings import ModelConfig, TrainingConfig
 from pocketrank_export.split import Split
-from pocketrank_export.together import leads
+from pocketrank_export.together import led, meet
 from pocketrank_export.trained import Trained, memory_only, new_model
 
 
@@ -40,11 +41,12 @@ def train(project: Project, *, progress: bool, init_from: Path | None = None) ->
         init_from: a safetensors file of item vectors, an encoder, or both, to start from.
 
     Raises:
-        NotReady: no events.
+        NotReady: no events; or, of several machines, one does not see the project of the first.
         BadConfig: a setting in [model] or [training] is unknown or of the wrong type.
         BadTensors: the file to start from is damaged, or does not fit.
         BadInput: the items file is damaged, or of other items.
     """
+    meet(project.root)
     start = None if init_from is None else Pretrained.read(init_from)
     config, training = project.section("model", ModelConfig), project.section("training", TrainingConfig)
     history = training_history(project)
@@ -52,9 +54,8 @@ def train(project: Project, *, progress: bool, init_from: Path | None = None) ->
     digests = [catalogue.digest, "" if start is None else start.sha256]
     checkpoints = checkpoints_of(project, config, training, *filter(None, digests))
     trained = train_on(project, history, catalogue, checkpoints, progress=progress, start=start)
-    if leads():
-        trained.save(project.model_dir)
-        discard(checkpoints)
+    led(partial(trained.save, project.model_dir))
+    led(partial(discard, checkpoints))
     return trained
 
 

@@ -5,7 +5,9 @@ The baseline "item memory alone" of the evaluation goes through both stages, too
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from pocketrank_export.rounds import best_round
 from pocketrank_export.settings import TrainingConfig
 from pocketrank_export.split import Split
 from pocketrank_export.steps import Steps
-from pocketrank_export.together import leads, wait_for_all
+from pocketrank_export.together import led
 
 MEMORY_RATE = 3e-3  # least learning rate of a model without a fusion: its weights are few
 LENGTHS = (1.0, 0.75, 0.5, 0.25)  # of a state, as a share of what training made it
@@ -101,10 +103,11 @@ def fit(
 
     Raises:
         Diverged: that happened before the first round was whole.
-        NotReady: not all of several machines see the folder.
+        BadConfig: there are not so many devices.
+        NotReady: another process that trains along has ended.
     """
     finished = folder / "trained.pt"
-    if finished.is_file():  # what comes after it was interrupted
+    if led(finished.is_file):  # what comes after it was interrupted
         found = torch.load(finished, weights_only=True)
         model.load_state_dict(found["weights"])
         return float(found["quality"])
@@ -117,11 +120,13 @@ def fit(
     best = best_round(model, head, config, steps, validation, folder, progress=progress, advice=advice)
     model.load_state_dict(best.weights)
     quality = shrunk(model, head, validation) or best.quality
-    if leads():
-        with file_beside(finished) as draft:
-            torch.save({"weights": model.state_dict(), "quality": quality}, draft)
-    wait_for_all()
+    led(partial(_keep, finished, {"weights": model.state_dict(), "quality": quality}))
     return quality
+
+
+def _keep(path: Path, found: dict[str, Any]) -> None:
+    with file_beside(path) as draft:
+        torch.save(found, draft)
 
 
 def shrunk(model: Model, head: Head, validation: list[Batch]) -> float:

@@ -14,6 +14,7 @@ import pytest
 from pocketrank import tensors
 from pocketrank_cli.cli import main
 from pocketrank_export import rounds
+from pocketrank_export.together import Launched
 from pocketrank_export.trained import Trained
 
 from .conftest import SETTINGS, write_log
@@ -75,19 +76,15 @@ def test_what_one_of_two_processes_says_is_said_in_one_line(tmp_path: Path, capf
 @pytest.mark.parametrize(
     ("torchrun", "asked", "advice"),
     [
-        ({}, "[training] devices = 2", "ask for fewer, or 0 for all there are"),
-        (
-            {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"},
-            "torchrun --nproc-per-node 4",
-            "start fewer",
-        ),
+        (None, "[training] devices = 2", "ask for fewer, or 0 for all there are"),
+        (Launched(4, 2), "torchrun --nproc-per-node 4", "start fewer"),
     ],
 )
 def test_more_devices_than_there_are_is_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    torchrun: dict[str, str],
+    torchrun: Launched | None,
     asked: str,
     advice: str,
 ) -> None:
@@ -95,8 +92,7 @@ def test_more_devices_than_there_are_is_one_line(
         raise rounds.MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
 
     monkeypatch.setattr(rounds.lightning, "Trainer", refused)
-    for name, value in torchrun.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rounds, "launched", lambda: torchrun)
     write_log(tmp_path / "data" / "events", users=8)
     (tmp_path / "pocketrank.toml").write_text(f"{SETTINGS}devices = 2\n")
     assert main(["train", "--project", str(tmp_path)]) == 1
@@ -105,16 +101,16 @@ def test_more_devices_than_there_are_is_one_line(
     )
 
 
-def started_on_two_machines(*roots: Path) -> list[subprocess.CompletedProcess[str]]:
-    """`torchrun` as two machines would start it, each with one process, in these projects."""
+def done_on_two_machines(roots: tuple[Path, Path], *command: str) -> list[subprocess.CompletedProcess[str]]:
+    """`torchrun` as two machines would start it, each with one process, in these folders; when both have ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torchrun = f"{sys.executable} -m torch.distributed.run --nnodes 2 --nproc-per-node 1 --master-port {port}"
-    train = "-m pocketrank_cli.cli train --json --project"
     begun = [
         subprocess.Popen(
-            [*torchrun.split(), "--node-rank", str(number), *train.split(), str(root)],
+            [*torchrun.split(), "--node-rank", str(number), *command],
+            cwd=root,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -129,10 +125,13 @@ def started_on_two_machines(*roots: Path) -> list[subprocess.CompletedProcess[st
     return [subprocess.CompletedProcess(one.args, one.returncode, *both) for one, both in zip(begun, said, strict=True)]
 
 
+TRAIN = "-m", "pocketrank_cli.cli", "train", "--json"
+
+
 def test_two_machines_share_the_work_and_one_of_them_says_what_came_of_it(tmp_path: Path) -> None:
     write_log(tmp_path / "data" / "events")
     (tmp_path / "pocketrank.toml").write_text(SETTINGS)
-    first, second = started_on_two_machines(tmp_path, tmp_path)
+    first, second = done_on_two_machines((tmp_path, tmp_path), *TRAIN)
     assert (first.returncode, second.returncode, second.stdout) == (0, 0, ""), first.stderr + second.stderr
     facts = json.loads(first.stdout)
     assert facts["validation_ndcg_10"] > 0.4
@@ -147,7 +146,7 @@ def test_machines_that_share_no_disk_say_so_at_once(tmp_path: Path) -> None:
     for root in roots:
         write_log(root / "data" / "events", users=8)
         (root / "pocketrank.toml").write_text(SETTINGS)
-    for found, root in zip(started_on_two_machines(*roots), roots, strict=True):
+    for found, root in zip(done_on_two_machines(roots, *TRAIN), roots, strict=True):
         assert found.returncode == 1
         assert "not every machine sees what the first one writes there; put the project on a disk " in found.stderr
         assert not (root / "model").exists()
@@ -155,7 +154,71 @@ def test_machines_that_share_no_disk_say_so_at_once(tmp_path: Path) -> None:
 
 def test_all_machines_stop_where_the_loss_of_one_is_not_finite(tmp_path: Path) -> None:
     write(tmp_path, scores_at_the_edge_of_float32(), "rating")
-    for found in started_on_two_machines(tmp_path, tmp_path):
+    for found in done_on_two_machines((tmp_path, tmp_path), *TRAIN):
         assert found.returncode == 1
-        assert "pocketrank: Diverged: training, round 1 of 3: weight " in found.stderr
+        assert "pocketrank: Diverged: training, round 1 of 3: the loss is not finite; " in found.stderr
     assert not (tmp_path / "model").exists()
+
+
+def test_what_all_stages_left_is_written_once_by_two_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_log(tmp_path / "data" / "events", users=8)
+    (tmp_path / "pocketrank.toml").write_text(SETTINGS)
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trained, "save", full)
+        assert main(["train", "--project", str(tmp_path)]) == 1
+    first, second = done_on_two_machines((tmp_path, tmp_path), *TRAIN)
+    assert (first.returncode, second.returncode, second.stdout) == (0, 0, ""), first.stderr + second.stderr
+    assert json.loads(first.stdout)["folder"] == "model"
+    assert (tmp_path / "model" / "model.json").is_file()
+    assert not (tmp_path / "model.checkpoints").exists()
+
+
+# The second process is lost as soon as there is a round to go on from.
+LOST = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from pocketrank_cli.cli import main
+
+def lost():
+    while not list(Path().glob("model.checkpoints/*/model/last.ckpt")):
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if os.environ["RANK"] == "1":
+    threading.Thread(target=lost, daemon=True).start()
+sys.exit(main(["train"]))
+"""
+
+
+def test_where_one_machine_ends_the_other_says_so_in_a_line(tmp_path: Path) -> None:
+    write_log(tmp_path / "data" / "events")
+    (tmp_path / "pocketrank.toml").write_text(f"{LONG}patience = 20\n")
+    (tmp_path / "train.py").write_text(LOST)
+    first, second = done_on_two_machines((tmp_path, tmp_path), "train.py")
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert "pocketrank: NotReady: training: another process that trains along has ended; " in first.stderr
+    assert "pocketrank_export" not in first.stderr  # no traceback of ours
+
+
+MEETING = """
+from pathlib import Path
+from pocketrank_export.together import launched, led, meet, rank_and_size
+
+meet(Path())
+print(launched(), rank_and_size(), led(lambda: rank_and_size()[0]))
+try:
+    led(Path("gone").read_text)
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_work_of_the_first_process_gives_or_fails_the_same_in_all(tmp_path: Path) -> None:
+    (tmp_path / "meeting.py").write_text(MEETING)
+    for number, found in enumerate(done_on_two_machines((tmp_path, tmp_path), "meeting.py")):
+        assert found.stdout == f"Launched(processes=1, machines=2) ({number}, 2) 0\nFileNotFoundError\n", found.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["meeting.py"]
