@@ -87,6 +87,18 @@ def test_commits_leave_out_deletions_rare_files_and_authors_of_few_sessions(
     assert len(log.history.segments) == 12
 
 
+def test_a_step_of_a_full_sequence_model_has_as_many_events_as_ours_or_some_times_as_many(
+    quality: SimpleNamespace,
+) -> None:
+    history = history_of(FixedCount(4), [[0] * 40] * 10)
+    log = quality.logs.Log(history, FixedCount(4), 3, training={"batch": 500})
+    batches = {
+        name: quality.training.settings(log, quality.models.MODELS[name], 0, 1.0)[0].batch
+        for name in ("pocketrank", "sasrec_50", "sasrec_200", "sasrec_200_events_x4")
+    }
+    assert batches == {"pocketrank": 500, "sasrec_50": 40, "sasrec_200": 10, "sasrec_200_events_x4": 40}
+
+
 def test_a_model_is_trained_once_and_its_answers_found_again(
     quality: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
