@@ -299,7 +299,7 @@ def _last_whole_round(kept: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except Diverged as error:
-        if not kept.is_file():
+        if not led(kept.is_file):
             raise Diverged(f"{error}{advice}") from None
         if leads():
             sys.stderr.write(f"pocketrank: {error}{advice}; the best round before it is kept\n")

@@ -128,10 +128,31 @@ def done_on_two_machines(roots: tuple[Path, Path], *command: str) -> list[subpro
 TRAIN = "-m", "pocketrank_cli.cli", "train", "--json"
 
 
+# Each process writes down the weights that it judges after a round.
+WATCHED = """
+import os, sys
+from pathlib import Path
+from pocketrank_cli.cli import main
+from pocketrank_export import rounds
+
+judge = rounds.Fit.judge
+
+def judged(self):
+    weights = sum(float(value.detach().double().abs().sum()) for value in self.model.parameters())
+    with Path("judged-" + os.environ["RANK"]).open("a") as file:
+        file.write(f"{weights!r}\\n")
+    judge(self)
+
+rounds.Fit.judge = judged
+sys.exit(main(["train", "--json"]))
+"""
+
+
 def test_two_machines_share_the_work_and_one_of_them_says_what_came_of_it(tmp_path: Path) -> None:
     write_log(tmp_path / "data" / "events")
     (tmp_path / "pocketrank.toml").write_text(SETTINGS)
-    first, second = done_on_two_machines((tmp_path, tmp_path), *TRAIN)
+    (tmp_path / "train.py").write_text(WATCHED)
+    first, second = done_on_two_machines((tmp_path, tmp_path), "train.py")
     assert (first.returncode, second.returncode, second.stdout) == (0, 0, ""), first.stderr + second.stderr
     facts = json.loads(first.stdout)
     assert facts["validation_ndcg_10"] > 0.4
@@ -139,6 +160,9 @@ def test_two_machines_share_the_work_and_one_of_them_says_what_came_of_it(tmp_pa
         facts["validation_ndcg_10"], abs=1e-4
     )
     assert not (tmp_path / "model.checkpoints").exists()
+    one, other = ((tmp_path / f"judged-{rank}").read_text().splitlines() for rank in (0, 1))
+    assert one == other  # what each learned from its share of a step is in both
+    assert len(set(one)) == len(one) >= 4  # two rounds of two stages
 
 
 def test_machines_that_share_no_disk_say_so_at_once(tmp_path: Path) -> None:
