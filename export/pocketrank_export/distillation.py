@@ -18,7 +18,7 @@ from pocketrank.groups import nth, spread
 from pocketrank_export.examples import Batch, Builder
 from pocketrank_export.heads import Head, NextItem
 from pocketrank_export.history import Index, cut_by_count
-from pocketrank_export.losses import held_against, sampled_softmax_loss, softmax_loss, weighted_mean
+from pocketrank_export.losses import generalised, held_against, softmax_loss, weighted_mean
 from pocketrank_export.model import Model
 from pocketrank_export.scoring import States, batch_states, scores_of
 from pocketrank_export.settings import ModelConfig, TrainingConfig
@@ -107,11 +107,11 @@ class Distilled(NextItem):
         self.teacher.model.to(batch.event.device)
         if self.negatives:
             drawn = self.drawn()
-            said = held_against(model, batch, states, drawn, self.log_chance)
-            own = sampled_softmax_loss(said, batch, self.robustness)
+            held = held_against(model, batch, states, drawn, self.log_chance)
+            own = weighted_mean(generalised(held.missed(), self.robustness), batch)
             with torch.no_grad():
-                wanted = held_against(self.teacher.model, batch, taught, drawn, self.log_chance)
-            apart = cross_entropy(said, wanted)
+                wanted = held_against(self.teacher.model, batch, taught, drawn, self.log_chance).scores()
+            apart = cross_entropy(held.scores(), wanted)
         else:
             said = scores_of(model, batch, states)
             own = softmax_loss(said, batch, self.robustness)

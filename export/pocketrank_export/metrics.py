@@ -122,9 +122,10 @@ def top_rows(scores: FloatArray, k: int, left_out: Pairs | None = None) -> Index
         (B, min(k, I)) int64, equal scores by row; -1 where fewer are left.
     """
     k = min(k, scores.shape[1])
-    cost = -scores
+    cost, gone = -scores, np.zeros(scores.shape, bool)
     if left_out is not None:
-        cost[left_out] = np.inf
+        gone[left_out] = True
+        cost[gone] = np.inf
     least = np.partition(cost, k - 1, axis=1)[:, k - 1, None]
     # At least k an example, more where several are equal to the k-th; a NaN is no better than any, and sorts last.
     kept = ~(cost > least)
@@ -136,11 +137,7 @@ def top_rows(scores: FloatArray, k: int, left_out: Pairs | None = None) -> Index
     order = np.lexsort((cost[example, row], example))  # stable, and rows ascend: equal ones stay by row
     example, row = example[order], row[order]
     best[~crowded] = row[nth(example) < k].reshape(-1, k)
-    if left_out is not None:
-        items = scores.shape[1]
-        gone = np.isin(np.arange(len(scores))[:, None] * items + best, left_out[0] * items + left_out[1])
-        best = np.where(gone, -1, best)
-    return best
+    return np.where(np.take_along_axis(gone, best, axis=1), -1, best)
 
 
 def auc(scores: npt.NDArray[np.floating[Any]], positive: npt.NDArray[np.floating[Any]]) -> float:

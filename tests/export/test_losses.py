@@ -85,13 +85,40 @@ def test_what_is_drawn_more_often_counts_less(model: Model, batch: Batch) -> Non
 def test_an_item_drawn_twice_counts_twice_and_the_target_not_at_all(model: Model, batch: Batch) -> None:
     drawn, chance = torch.tensor([4, 0, 4, 2, 4]), log_chance(np.array([100, 25, 9, 4, 1, 0]))
     with torch.no_grad():
-        found = held_against(model, batch, batch_states(model, batch), drawn, chance)
+        held = held_against(model, batch, batch_states(model, batch), drawn, chance)
+        found = held.scores()
         scores = batch_scores(model, batch)[batch.target_question]
     assert found.shape == (len(batch.target_row), 4)  # three different ones, and the target
     for target, row, score in zip(batch.target_row.tolist(), found, scores, strict=True):
         others = torch.stack([score[item] - chance[item] - np.log(5) for item in drawn.tolist() if item != target])
         assert torch.allclose(row[:-1].logsumexp(dim=0), others.logsumexp(dim=0), atol=1e-4)
         assert torch.allclose(row[-1], score[target], atol=1e-5)
+    assert torch.allclose(held.missed(), -torch.log_softmax(found, dim=1)[:, -1], atol=1e-5)
+
+
+def test_the_loss_of_a_sample_has_the_slopes_that_torch_finds_for_it(model: Model, batch: Batch) -> None:
+    drawn, chance = torch.tensor([4, 0, 4, 2, 4]), log_chance(np.array([100, 25, 9, 4, 1, 0]))
+    slopes = []
+    for is_ours in (True, False):
+        held = held_against(model, batch, batch_states(model, batch), drawn, chance)
+        missed = held.missed() if is_ours else -torch.log_softmax(held.scores(), dim=1)[:, -1]
+        (missed * torch.arange(1.0, 1.0 + len(missed))).sum().backward()
+        slopes.append([part.grad for part in model.parameters()])
+        model.zero_grad(set_to_none=True)
+    for ours, theirs in zip(*slopes, strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_sample_of_the_target_alone_teaches_nothing(model: Model) -> None:
+    batch = asked([0, 1], [2, 0], [1, 1])
+    drawn, chance = batch.target_row[:1].repeat(3), log_chance(np.array([100, 25, 9, 4, 1, 0]))
+    missed = held_against(model, batch, batch_states(model, batch), drawn, chance).missed()
+    missed.sum().backward()
+    assert missed[0] == 0
+    assert missed[1] > 0
+    assert all(part.grad is None or torch.isfinite(part.grad).all() for part in model.parameters())
+    model.zero_grad(set_to_none=True)
 
 
 def test_targets_have_the_scores_that_the_whole_catalogue_gives_them(model: Model, batch: Batch) -> None:
