@@ -26,7 +26,7 @@ class Results:
         user: (Q,) who was asked. sessions_before: (Q,) how many sessions the past had.
         values: model -> key of its files -> means over seeds, of users or questions. Files from before a key was kept
             lack it; so then does what is worked out from it.
-        costs: model -> its CPU seconds and NDCG@10 by seed.
+        costs: model -> its CPU seconds, and by seed NDCG@10 of the questions and of those that chose the best round.
     """
 
     user: Index
@@ -43,7 +43,7 @@ class Results:
     def add(self, name: str, files: Sequence[str]) -> None:
         """A model's answers, a file for each seed."""
         runs = [dict(np.load(file)) for file in files]
-        keys = set.intersection(*(set(run) for run in runs)) - {"user", "cpu_s"}
+        keys = set.intersection(*(set(run) for run in runs)) - {"user", "cpu_s", "validation"}
         self.values[name] = {key: np.mean([run[key] for run in runs], axis=0) for key in sorted(keys)}
         if len(self.user) == len(np.unique(self.user)):  # one question each: a user's value is the question's
             self.values[name].setdefault("each_ndcg", self.values[name]["ndcg"])
@@ -53,6 +53,8 @@ class Results:
                 "cpu_s": round(float(np.mean([run["cpu_s"] for run in runs])), 1),
                 "ndcg10_by_seed": [round(float(np.nanmean(run["ndcg"])), 4) for run in runs],
             }
+        if all("validation" in run for run in runs):
+            self.costs[name]["validation_by_seed"] = [round(float(run["validation"]), 4) for run in runs]
 
     def facts(self) -> Facts:
         """Everything, as JSON shows it."""

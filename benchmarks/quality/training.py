@@ -24,6 +24,7 @@ from pocketrank_export.heads import head_of
 from pocketrank_export.history import History, Index, vocabulary_of, with_vocabulary
 from pocketrank_export.metrics import METRICS
 from pocketrank_export.model import Model
+from pocketrank_export.pretrained import freeze
 from pocketrank_export.rounding import ROUNDINGS
 from pocketrank_export.runs import start_from
 from pocketrank_export.scorers import Scorer, by_model, without_segments
@@ -72,7 +73,7 @@ def settings(log: Log, recipe: Recipe, seed: int, share: float) -> tuple[Trainin
 
 
 def trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingConfig, folder: Path) -> Values:
-    """Train a model and keep what it answers; see `answers`."""
+    """Train a model and keep what it answers (see `answers`), and how well its best round validates."""
     torch.set_num_threads(1)
     history, split, train_end = known(log, training)
     builder = _builder(log, recipe, config, training, history)
@@ -100,17 +101,19 @@ def trained(log: Log, recipe: Recipe, config: ModelConfig, training: TrainingCon
         teacher = _model(teacher_config(config), windows.builder)
         start_from(teacher, alone, vectors)
         head, _ = distilled(teacher, windows, head, split, training, folder / "teacher", progress=progress)
+    freeze(model, training.freeze)
     if config.fusion == "none":
-        fit_longer(model, before, head, builder, split, training, folder / "model", progress=progress)
+        validation = fit_longer(model, before, head, builder, split, training, folder / "model", progress=progress)
     else:
-        fit(model, head, builder, split, training, folder / "model", progress=progress)
+        validation = fit(model, head, builder, split, training, folder / "model", progress=progress)
     model.eval()
     others = {}
     if _caches(recipe, config):
         others = {**{name: ROUNDINGS[name](model) for name in ROUNDED}, BLIND: without_segments(model)}
     found = answers(tested(split.test(builder), log), {"model": by_model(model), **others})
     shutil.rmtree(folder)
-    return {**found.pop("model"), **{f"{name}_{key}": v for name in others for key, v in found[name].items()}}
+    told = {f"{name}_{key}": value for name in others for key, value in found[name].items()}
+    return {"validation": np.array(validation), **found["model"], **told}
 
 
 def _caches(recipe: Recipe, config: ModelConfig) -> bool:
