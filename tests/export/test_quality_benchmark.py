@@ -146,6 +146,30 @@ def test_a_distilled_model_has_a_teacher_which_is_trained_too(
     assert list(tmp_path.iterdir()) == [next(tmp_path.glob("*.npz"))]
 
 
+@pytest.mark.parametrize("name", ["pocketrank", "sasrec_50"])
+def test_item_vectors_that_a_log_freezes_stay_as_they_start(
+    quality: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    rng = np.random.default_rng(0)
+    history = history_of(FixedCount(4), [rng.integers(0, 12, 30).tolist() for _ in range(10)])
+    training = {"target": "next", "split": "last", "steps": 4, "rounds": 2, "batch": 16, "min_count": 1}
+    fit, moved = quality.training.fit, []
+
+    def watched(model: Model, *rest: object, **named: object) -> float:
+        before = model.items.weight.clone()
+        found: float = fit(model, *rest, **named)
+        moved.append(not torch.equal(model.items.weight, before))
+        return found
+
+    monkeypatch.setattr(quality.training, "fit", watched)
+    for freeze in ([], ["items"]):
+        settings = {**training, "freeze": freeze}
+        log = quality.logs.Log(history, FixedCount(4), 3, training=settings, model={"memory": False, "width": 8})
+        monkeypatch.setitem(quality.logs.LOGS, "made_up", lambda _, log=log: log)
+        quality.stages.train("made_up", name, 0, str(tmp_path))
+    assert moved == [True, False]
+
+
 def test_of_items_new_to_a_user_nothing_they_had_is_ranked_or_wanted(quality: SimpleNamespace) -> None:
     # Ranked by row. User 0 had 1 and takes 1 and 3, user 1 had 0 and takes 0 again: nothing new.
     history = history_of(SessionGap(2, 4), [[1, 1, 3], [0, 0]], [[0, 10, 10], [0, 10]])
@@ -179,9 +203,11 @@ def test_results_say_what_rounding_costs_and_whom_segments_help(quality: SimpleN
     rounded["without_segments_ndcg"] = [0.25, 0.25]
     alone = {"ndcg": [0.5, 0.25], "each_ndcg": [0.25, 0.75, 0.25], "new_ndcg": [0.25, 0.0, np.nan]}
     results = quality.results.Results.of_questions(questions)
-    results.add("pocketrank", [kept("ours", cpu_s=[3.0], **hits, **ours, **rounded)])
+    results.add("pocketrank", [kept("ours", cpu_s=[3.0], validation=0.625, **hits, **ours, **rounded)])
     results.add("memory_alone", [kept("alone", cpu_s=[1.0], **hits, **alone)])
     found = results.facts()
+    assert found["models"]["pocketrank"]["validation_by_seed"] == [0.625]
+    assert "validation_by_seed" not in found["models"]["memory_alone"]
     assert {what: cost["mean"] for what, cost in found["int8_vectors"]["pocketrank"].items()} == {
         "vectors": -0.125,
         "vectors_and_items": -0.25,
@@ -194,7 +220,7 @@ def test_results_say_what_rounding_costs_and_whom_segments_help(quality: SimpleN
     assert found["new_to_user"]["over_memory_alone"]["mean"] == 0.125
     for file in ("ours", "alone"):  # as files were before these were kept
         with np.load(tmp_path / f"{file}.npz") as old:
-            kept(file, **{key: old[key] for key in ("ndcg", "hr", "cpu_s")})
+            kept(file, **{key: old[key] for key in {"ndcg", "hr", "cpu_s", "validation"} & set(old)})
     again = quality.results.Results.of_questions(questions)
     for name, file in (("pocketrank", "ours"), ("memory_alone", "alone")):
         again.add(name, [str(tmp_path / f"{file}.npz")])
