@@ -247,7 +247,14 @@ def _tune(arguments: argparse.Namespace) -> Report:
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("train", "train a model on the project's events", "pocketrank train", _train_arguments, _train),
+    Command(
+        "train",
+        "train a model on the project's events",
+        "pocketrank train",
+        _train_arguments,
+        _train,
+        is_shared=True,
+    ),
     Command(
         "tune",
         "choose policy, fusion, K and S: quality against request time and pack bytes",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
 
-from pocketrank.errors import MissingExtra, PocketRankError, is_interrupt
+from pocketrank.errors import MissingExtra, PocketRankError, UsageError, is_interrupt
 from pocketrank_cli.command import Command
 
 GROUP = "pocketrank.commands"
@@ -36,6 +36,7 @@ EXTRAS = {
     "keyring": "keyring",
 }
 INTERRUPTED = 130
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # a variable that every process has that it started
 
 
 def commands() -> dict[str, Command]:
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None, known: Mapping[str, Command] | None 
         known = commands() if known is None else known
         arguments = _parser(known).parse_args(argv)
         name = arguments.command
+        if TORCHRUN in os.environ and not known[name].is_shared:
+            raise UsageError(f"torchrun: `{name}` is not shared, each process would do it all; start it alone")
         report = known[name].run(arguments)
         print(report.json() if arguments.json else report)  # noqa: T201
         sys.stdout.flush()

@@ -51,6 +51,7 @@ class Command:
         example: a command line that works, shown by `--help`.
         arguments: adds the subcommand's own arguments to its parser.
         run: does the work; heavy imports belong inside it.
+        is_shared: whether processes that `torchrun` starts do it together; any other would be done by each of them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Command:
     example: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], Report]
+    is_shared: bool = False
 
 
 def verify_key_argument(parser: argparse.ArgumentParser) -> None:

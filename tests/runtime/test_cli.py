@@ -16,6 +16,7 @@ import pytest
 from pocketrank import engines
 from pocketrank_cli import cli
 from pocketrank_cli.cli import main
+from pocketrank_cli.command import Command, Report
 
 from ..bundles import edit_manifest, write_bundle
 from .conftest import IDS
@@ -315,6 +316,26 @@ def test_wrong_usage_exits_with_two(run: Run, line: str, message: str) -> None:
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_torchrun_may_start_what_its_processes_share_and_nothing_else(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = []
+    train, tune = (
+        Command(name, "", "", lambda _: None, lambda _, name=name: (ran.append(name), Report({}))[1], is_shared)
+        for name, is_shared in (("train", True), ("tune", False))
+    )
+    known = {"train": train, "tune": tune}
+    assert (main(["tune"], known), main(["train"], known)) == (0, 0)
+    capsys.readouterr()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert main(["tune"], known) == 2
+    said = "torchrun: `tune` is not shared, each process would do it all; start it alone"
+    assert capsys.readouterr().err == f"pocketrank: UsageError: {said}\n"
+    assert main(["train"], known) == 0
+    assert ran == ["tune", "train", "train"]
+    assert [name for name, command in cli.commands().items() if command.is_shared] == ["train"]
 
 
 @pytest.mark.parametrize("command", ["observe", "rank", "explain", "verify", "inspect"])
