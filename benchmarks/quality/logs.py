@@ -78,8 +78,7 @@ def commits(path: Path | None) -> Log:
     kept = pa.array(np.array(history.users)[size >= 8])
     history = _cut(table.filter(pc.is_in(table["user_id"], kept.cast(table["user_id"].type))), policy)
     training = {"split": "last", "last": 10, "min_count": 1, "rounds": 12, "steps": 1200, "patience": 12}
-    # Few authors, and nobody foretells half of what they touch: more of it would be learned by heart.
-    training |= {"average": 100, "robustness": 0.3, "freeze": ["items"]}
+    training |= {"average": 100, "robustness": 0.3}  # few authors, and nobody foretells half of what they touch
     return Log(history, policy, 32, 160, training=training, model={"dropout": 0.4}, least_sessions=20)
 
 

@@ -77,6 +77,7 @@ MODELS: dict[str, Recipe] = {
     "last_segment": Recipe(slots=1),
     "distilled": Recipe(training={"teacher": 200}),
     "last_segment_distilled": Recipe(slots=1, training={"teacher": 200}),
+    "frozen_items": Recipe(training={"freeze": ["items"]}),
     "live_alone": Recipe(without=frozenset({"segments"})),
     "sasrec_50": sasrec(50),
     "sasrec_200": sasrec(200),
