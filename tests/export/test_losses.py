@@ -110,6 +110,17 @@ def test_the_loss_of_a_sample_has_the_slopes_that_torch_finds_for_it(model: Mode
         assert ours is None or torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_a_states_bias_is_in_every_score(model: Model, batch: Batch) -> None:
+    drawn, chance = torch.tensor([4, 0, 2]), log_chance(np.array([100, 25, 9, 4, 1, 0]))
+    with torch.no_grad():
+        states = batch_states(model, batch)
+        assert states is not None
+        raised = states._replace(state_bias=states.state_bias + 0.5)
+        before, after = (held_against(model, batch, s, drawn, chance) for s in (states, raised))
+    assert torch.allclose(after.sample, before.sample + 0.5, atol=1e-5)
+    assert torch.allclose(after.target, before.target + 0.5, atol=1e-5)
+
+
 def test_a_sample_of_the_target_alone_teaches_nothing(model: Model) -> None:
     batch = asked([0, 1], [2, 0], [1, 1])
     drawn, chance = batch.target_row[:1].repeat(3), log_chance(np.array([100, 25, 9, 4, 1, 0]))
