@@ -128,7 +128,7 @@ def held_against(model: Model, batch: Batch, states: States | None, drawn: Tenso
 
 
 def _scored(model: Model, states: States, rows: Tensor, bias: Tensor) -> Tensor:
-    """(Q, n) scores without item memory; of one state a question in a single pass over them."""
+    """(Q, n) scores without item memory; of one state a question by a product that adds the biases, too."""
     vectors = states.vectors[rows]
     if states.state.shape[1] > 1:
         return model.matched(states.state, states.state_bias, vectors) + bias
