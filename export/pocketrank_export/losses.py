@@ -115,16 +115,20 @@ def held_against(model: Model, batch: Batch, states: States | None, drawn: Tenso
     bias = model.bias[rows] + times.log() - log_chance.to(rows.device)[rows] - float(np.log(len(drawn)))
     sample = bias.expand(len(batch), -1) if states is None else _scored(model, states, rows, bias)
     if model.memory is not None:
-        dense = sample.new_zeros(len(batch), len(model.bias))
-        dense = dense.index_put((batch.memory_question, batch.memory_row), remembered(model, batch))
-        sample = sample + dense[:, rows]
+        place, hit = _found(rows, batch.memory_row)
+        where = (batch.memory_question[hit], place[hit])
+        sample = sample.index_put(where, remembered(model, batch)[hit], accumulate=True)
     target = target_scores(model, batch, states)
-    every, place = torch.arange(len(target), device=target.device), torch.searchsorted(rows, batch.target_row)
+    every, (column, hit) = torch.arange(len(target), device=target.device), _found(rows, batch.target_row)
     if not (len(target) == len(batch) and torch.equal(batch.target_question, every)):  # not one target each
         sample = sample[batch.target_question]
-    column = place.clamp(max=len(rows) - 1)
-    hit = rows[column] == batch.target_row
     return Held(sample, target, every[hit], column[hit])
+
+
+def _found(known: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """(W,) where in some sorted numbers, not none of them, others are, and (W,) whether they are there."""
+    place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+    return place, known[place] == wanted
 
 
 def _scored(model: Model, states: States, rows: Tensor, bias: Tensor) -> Tensor:
@@ -146,9 +150,7 @@ def target_scores(model: Model, batch: Batch, states: States | None) -> Tensor:
         return scores
     items = len(model.bias)
     known, order = torch.sort(batch.memory_question * items + batch.memory_row)
-    wanted = question * items + row
-    place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
-    touched = known[place] == wanted
+    place, touched = _found(known, question * items + row)
     return scores + torch.where(touched, remembered(model, batch)[order][place], scores.new_zeros(()))
 
 

@@ -108,22 +108,6 @@ class Model(nn.Module):
         with torch.no_grad():
             self.items.weight[:-1] = found
 
-    def score(self, state: Tensor, state_bias: Tensor, candidates: Tensor, bias: Tensor, memory: Tensor) -> Tensor:
-        """Score candidates.
-
-        Args:
-            state: (B, H, D).
-            state_bias: (B, H).
-            candidates: (I, D) item vectors.
-            bias: (I,) item biases.
-            memory: (B, I, 4) features of the item memory.
-
-        Returns:
-            (B, I).
-        """
-        scores = self.matched(state, state_bias, candidates) + bias
-        return scores if self.memory is None else scores + self.memory(memory, bias.expand(memory.shape[:-1]))
-
     def matched(self, state: Tensor, state_bias: Tensor, candidates: Tensor) -> Tensor:
         """reduce_h(<c, state_h> + state_bias_h): the score before biases and item memory.
 
