@@ -3,7 +3,7 @@
 Every model is trained and asked in a process of its own, by the code that `pocketrank train` and `evaluate` run. With
 several seeds a user's value is the mean over them; differences are paired, user by user. What was measured stays in
 the folder that --work names, so a run that was stopped is gone on with. `--data commits --new-items` measures how new
-files rank by their paths instead.
+files rank by their paths instead; `--data commits_before` asks of the same log, ten sessions of each author earlier.
 """
 
 import argparse
@@ -20,11 +20,8 @@ from benchmarks.quality.results import Results
 
 STAGES = "benchmarks.quality.stages"
 PLAIN = ("popularity", "own_frequency", "markov")
-USUAL = {
-    "ml1m": ("pocketrank", "last_segment", "sasrec_50", "sasrec_200"),
-    "completejourney": ("pocketrank", "memory_alone", "last_segment", "sasrec_200"),
-    "commits": ("pocketrank", "memory_alone", "last_segment", "sasrec_200"),
-}
+WITH_MEMORY = ("pocketrank", "memory_alone", "last_segment", "sasrec_200")
+USUAL = dict.fromkeys(LOGS, WITH_MEMORY) | {"ml1m": ("pocketrank", "last_segment", "sasrec_50", "sasrec_200")}
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""The three logs, cut and split as the numbers in the docs were measured.
+"""The logs, cut and split as the numbers in the docs were measured.
 
 None is committed: MovieLens-1M and the commits are read from files, Complete Journey from the package that brings it.
 """
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from pocketrank.encoding import Events
 from pocketrank.segments import MICROSECONDS, FixedCount, Policy, SessionGap
 from pocketrank_export.history import History, Vocabulary
+from pocketrank_export.settings import TrainingConfig
+from pocketrank_export.split import Split
 from pocketrank_features.sources import open_source
 
 HOUR_S = 3600
@@ -82,10 +84,22 @@ def commits(path: Path | None) -> Log:
     return Log(history, policy, 32, 160, training=training, model={"dropout": 0.4}, least_sessions=20)
 
 
+def commits_before(path: Path | None) -> Log:
+    """The same log as training sees it: the 10 sessions of each author before those that chose rounds and settings."""
+    log = commits(path)
+    whole = log.history
+    end = Split.of(whole.events.time_us, TrainingConfig(**log.training)).train_end(whole)
+    is_early = np.arange(len(whole.user)) < end[whole.user]
+    user, events = whole.user[is_early], whole.events.part(is_early)
+    segments = log.policy.cut(user, events.time_us)
+    return replace(log, history=replace(whole, user=user, events=events, segments=segments))
+
+
 LOGS: dict[str, Callable[[Path | None], Log]] = {
     "ml1m": ml1m,
     "completejourney": completejourney,
     "commits": commits,
+    "commits_before": commits_before,
 }
 
 

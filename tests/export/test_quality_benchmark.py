@@ -72,7 +72,7 @@ def test_commits_leave_out_deletions_rare_files_and_authors_of_few_sessions(
 ) -> None:
     rows = [
         (author, f"f{(session + step) % 6}", "edit", session * 7200 + step)
-        for author, sessions in ((1, 12), (2, 7))
+        for author, sessions in ((1, 14), (2, 7))
         for session in range(sessions)
         for step in range(3)
     ]
@@ -81,10 +81,12 @@ def test_commits_leave_out_deletions_rare_files_and_authors_of_few_sessions(
         zip(("user_id", "item_id", "behavior", "timestamp"), map(list, zip(*rows, strict=True)), strict=True)
     )
     pq.write_table(pa.table({**columns, "score": [1.0] * len(rows)}), tmp_path / "log.parquet")
-    log = quality.logs.commits(tmp_path / "log.parquet")
-    assert log.history.users == [1]
+    log, before = (read(tmp_path / "log.parquet") for read in (quality.logs.commits, quality.logs.commits_before))
+    assert log.history.users == before.history.users == [1]
     assert set(log.history.vocabulary.items) == {f"f{n}" for n in range(6)}
-    assert len(log.history.segments) == 12
+    assert len(log.history.segments) == 14
+    assert before.history.segments.end.tolist() == [3, 6, 9]  # 10 are asked, and one validates
+    assert np.array_equal(before.history.events.rows, log.history.events.rows[:9])
 
 
 def test_a_step_of_a_full_sequence_model_has_as_many_events_as_ours_or_some_times_as_many(
